@@ -1,0 +1,86 @@
+"""safetensors files: 8 bytes of header length (little endian), a JSON header, then the bytes of the tensors.
+
+The header maps each name to `{"dtype": "F16", "shape": [...], "data_offsets": [begin, end]}`, offsets from the end of
+the header; `__metadata__` holds text ({"format": "pt"} for PyTorch weights). Reading goes through the safetensors
+library, which checks the header; writing is done here, because the library wants all tensors in memory at once.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from metro_jax.convert.errors import ConversionError
+from metro_jax.convert.lazy import LazyTensor
+from metro_jax.convert.torch_zip import check_not_pointer, check_present
+
+CODES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: code for code, dtype in CODES.items()}
+
+
+def read_safetensors(path: str | pathlib.Path) -> dict[str, LazyTensor]:
+    """The tensors of a file by name, each read when it is used.
+
+    Raises:
+        ConversionError: missing, damaged, cut short, or of a number type that weights do not have.
+    """
+    path = check_present(pathlib.Path(path))
+    with open(path, "rb") as file:
+        check_not_pointer(path, file.read(64))
+    try:
+        handle = safe_open(path, framework="np")
+        parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise ConversionError(
+            f"{path}: not a safetensors file, or cut short or damaged ({error}); download it again"
+        ) from error
+    strange = sorted({part.get_dtype() for part in parts.values()} - set(CODES))
+    if strange:
+        raise ConversionError(
+            f"{path}: number type {', '.join(strange)} is not supported; known are {', '.join(CODES)}"
+        )
+    return {
+        name: LazyTensor(
+            tuple(part.get_shape()),
+            CODES[part.get_dtype()],
+            lambda name=name: handle.get_tensor(name),
+            (str(path), name),
+        )
+        for name, part in parts.items()
+    }
+
+
+def write_safetensors(
+    path: str | pathlib.Path, tensors: Mapping[str, LazyTensor | np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors one after the other, so that at most one of them is in memory beside what the caller holds."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    # Wider numbers first, as the library does: every tensor is then aligned to its own width.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    begin = 0
+    for name in names:
+        tensor = tensors[name]
+        end = begin + tensor.dtype.itemsize * int(np.prod(tensor.shape, dtype=np.int64))
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            array = np.ascontiguousarray(np.asarray(tensors[name]))
+            file.write(array.reshape(-1).view(np.uint8).data)

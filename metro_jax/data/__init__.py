@@ -1,0 +1,1 @@
+"""The TensorFlow side: vocabulary, preprocessors, feature converters and prepared records for seqio."""

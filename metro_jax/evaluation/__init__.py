@@ -1,0 +1,1 @@
+"""Evaluation: rank classification and its reports."""

@@ -1,0 +1,1 @@
+"""The network: configuration, layers, encoder-decoder, and what pretraining adds to it."""

@@ -1,0 +1,93 @@
+"""Prompted examples of the quickstart: every family's records worded by its templates, split, balanced, repeatable."""
+
+import dataclasses
+import random
+import re
+from collections.abc import Iterable, Sequence
+
+from metro_jax.quickstart.corpus import trigrams
+from metro_jax.quickstart.families import GENERATORS, LABELS, Record
+from metro_jax.quickstart.templates import HELD_OUT_FAMILY, QUESTION_REVIEW, TEMPLATES, Template
+
+TRAIN, HELD_OUT_TEMPLATE, HELD_OUT_TASK = "train", "held_out_template", "held_out_family"
+
+_SENTENCE_START = re.compile(r"^[a-z]|(?<=[.?!] )[a-z]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One prompt with its choices and the right one, and where it comes from."""
+
+    family: str
+    template: str
+    inputs: str
+    choices: tuple[str, ...]
+    target: str
+    split: str
+
+    @property
+    def answer(self) -> int:
+        """Index of the target among the choices."""
+        return self.choices.index(self.target)
+
+
+def render(family: str, template: Template, record: Record, split: str) -> Example:
+    """The example that a template makes of a record; sentences begin with capitals."""
+    inputs = _SENTENCE_START.sub(lambda match: match.group().upper(), template.text.format(**record.fields))
+    choices = tuple(choice.format(**record.fields) for choice in template.choices)
+    return Example(family, template.name, inputs, choices, choices[record.label], split)
+
+
+def _examples(
+    family: str, templates: Sequence[Template], count: int, split: str, seed: int, attempts: int | None = None
+) -> list[Example]:
+    """`count` distinct examples, labels and templates in equal shares.
+
+    Raises:
+      ValueError: the word lists cannot give so many.
+    """
+    rng = random.Random(f"{seed}/{family}/{split}")
+    generate, n_labels = GENERATORS[family], LABELS[family]
+    examples: list[Example] = []
+    seen = set()
+    for _ in range(50 * count if attempts is None else attempts):
+        if len(examples) == count:
+            return examples
+        label, template = len(examples) % n_labels, templates[len(examples) // n_labels % len(templates)]
+        record = generate(rng, label, split != TRAIN)
+        example = render(family, template, record, split)
+        if example.inputs not in seen:
+            seen.add(example.inputs)
+            examples.append(example)
+    if len(examples) == count:
+        return examples
+    raise ValueError(
+        f"{count} examples of the family {family!r} were asked for, its words gave only {len(examples)} distinct ones. "
+        "Ask for fewer, or add words to metro_jax/quickstart/words.py"
+    )
+
+
+def training_examples(per_family: int, seed: int) -> list[Example]:
+    """Training examples of all families but the held-out one, in a fixed random order."""
+    examples = []
+    for family, templates in TEMPLATES.items():
+        if family != HELD_OUT_FAMILY:
+            examples += _examples(family, [t for t in templates if not t.held_out], per_family, TRAIN, seed)
+    random.Random(f"{seed}/order").shuffle(examples)
+    return examples
+
+
+def evaluation_examples(per_template: int, seed: int) -> list[Example]:
+    """Examples of every held-out template, and of all templates of the held-out family."""
+    examples = []
+    for family, templates in TEMPLATES.items():
+        held_out = [template for template in templates if template.held_out]
+        split = HELD_OUT_TASK if family == HELD_OUT_FAMILY else HELD_OUT_TEMPLATE
+        examples += _examples(family, held_out, per_template * len(held_out), split, seed)
+    return examples
+
+
+def leaks(texts: Iterable[str], held_out: str = QUESTION_REVIEW) -> set[tuple[str, ...]]:
+    """The word trigrams of a held-out text that occur in the given texts; empty when nothing leaks."""
+    forbidden = trigrams(held_out)
+    return set().union(*(trigrams(text) & forbidden for text in texts))

@@ -1,0 +1,1 @@
+"""The native runtime: models, optimizers, partitioning, checkpoints and the training loop."""

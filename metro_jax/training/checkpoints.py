@@ -1,0 +1,309 @@
+"""Checkpoints in T5X's folder layout, MODEL_DIR/checkpoint_<step>/, written by Orbax.
+
+A checkpoint has three parts: `state` (parameters, moments, step), `dataset` (where each process stands in its data) and
+`progress` (metrics summed since the last log line). Orbax writes into a temporary folder and renames it when everything
+is there, so a checkpoint whose writing was cut short is never found.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorflow as tf
+from absl import logging
+from etils import epath
+from flax import traverse_util
+
+STATE, DATASET, PROGRESS = "state", "dataset", "progress"
+PREFIX = "checkpoint"
+# Branches that only pretraining has: finetuning leaves them behind (spec 6.5).
+PRETRAINING_ONLY = ("generator", "rtd_head")
+
+
+@dataclasses.dataclass
+class SaveCheckpointConfig:
+    """When and what to save.
+
+    Args:
+        period: steps between checkpoints; the last step is always saved.
+        dtype: of the saved parameters; anything but float32 makes a restart inexact.
+        keep: how many of the newest to keep; None keeps all.
+        save_dataset: also save the position in the data, without which a restart cannot be exact.
+    """
+
+    period: int = 1000
+    dtype: str = "float32"
+    keep: int | None = None
+    save_dataset: bool = True
+
+    def __post_init__(self) -> None:
+        if self.period < 1 or (self.keep is not None and self.keep < 1):
+            raise ValueError(f"period={self.period!r} and keep={self.keep!r} must be at least 1 (keep may be None)")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r}: parameters are saved as 'float32' or 'bfloat16'")
+
+
+@dataclasses.dataclass
+class RestoreCheckpointConfig:
+    """Where parameters come from.
+
+    Args:
+        path: a checkpoint folder, or a model folder; empty starts from fresh parameters. A list must have one entry.
+        mode: "specific": `path` is one checkpoint or, as a convenience, a model folder whose newest is meant;
+            "latest": the newest of the model folder `path`; "all" (evaluation only): each of them.
+        dtype: accepted for T5X's command lines; parameters are float32 in memory.
+    """
+
+    path: str | Sequence[str] = ()
+    mode: str = "specific"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("specific", "latest", "all"):
+            raise ValueError(f"mode={self.mode!r} must be 'specific', 'latest' or 'all'")
+        if not isinstance(self.path, str | os.PathLike) and len(self.path) > 1:
+            raise ValueError(f"path={list(self.path)!r}: give one path; averaging checkpoints is not supported")
+
+    def find(self) -> list[epath.Path]:
+        """The checkpoint folders that are meant, oldest first; empty when there is no path."""
+        if not self.path:
+            return []
+        path = self.path if isinstance(self.path, str | os.PathLike) else self.path[0]
+        found = find_checkpoints(path)
+        return found if self.mode == "all" else found[-1:]
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """How a training run restores and saves."""
+
+    restore: RestoreCheckpointConfig | None = None
+    save: SaveCheckpointConfig | None = dataclasses.field(default_factory=SaveCheckpointConfig)
+
+
+def checkpoint_steps(model_dir: str | os.PathLike[str]) -> list[int]:
+    """Steps of the complete checkpoints in a model folder, ascending."""
+    folder = epath.Path(model_dir)
+    if not folder.is_dir():
+        return []
+    matches = (re.fullmatch(rf"{PREFIX}_(\d+)", child.name) for child in folder.iterdir())
+    return sorted(int(m[1]) for m in matches if m and _is_complete(folder / m[0]))
+
+
+def _is_complete(folder: epath.Path) -> bool:
+    return (folder / STATE).is_dir() and ocp.utils.is_checkpoint_finalized(folder)
+
+
+def find_checkpoints(path: str | os.PathLike[str]) -> list[epath.Path]:
+    """The checkpoint that `path` is, or the ones that it contains, oldest first.
+
+    Raises:
+        FileNotFoundError: nothing there; says what is nearby.
+    """
+    folder = epath.Path(path)
+    if _is_complete(folder):
+        return [folder]
+    found = [folder / f"{PREFIX}_{step}" for step in checkpoint_steps(folder)]
+    if found:
+        return found
+    beside = [f"{PREFIX}_{step}" for step in checkpoint_steps(folder.parent)]
+    if beside:
+        hint = f"{folder.parent} has {', '.join(beside)}"
+    elif folder.is_dir():
+        hint = f"the folder holds no complete {PREFIX}_<step>"
+    else:
+        hint = "there is no such folder"
+    raise FileNotFoundError(f"{folder}: no checkpoint; {hint}. Give a {PREFIX}_<step> folder or a model folder with some.")
+
+
+class DatasetHandler(ocp.CheckpointHandler):
+    """Position of a tf.data iterator, one file per process; synchronous, since the iterator moves on right after."""
+
+    def _prefix(self, directory: epath.Path) -> str:
+        return os.fspath(directory / f"train_ds-{jax.process_index():05d}-of-{jax.process_count():05d}")
+
+    def save(self, directory: epath.Path, args: "DatasetSave") -> None:
+        """Writes the iterator's position."""
+        tf.train.Checkpoint(ds=args.iterator).write(self._prefix(directory))
+
+    def restore(self, directory: epath.Path, args: "DatasetRestore") -> Any:
+        """Moves the given iterator to the saved position."""
+        prefix = self._prefix(directory)
+        if not epath.Path(f"{prefix}.index").exists():
+            raise ValueError(
+                f"{directory}: no data position for process {jax.process_index()} of {jax.process_count()}; it was saved "
+                "with another number of processes, to which it is tied. Continue with as many, or set "
+                "utils.SaveCheckpointConfig.save_dataset=False to start reading anew"
+            )
+        tf.train.Checkpoint(ds=args.iterator).read(prefix).assert_consumed()
+        return args.iterator
+
+
+@ocp.args.register_with_handler(DatasetHandler, for_save=True)
+@dataclasses.dataclass
+class DatasetSave(ocp.args.CheckpointArgs):
+    """The iterator to save."""
+
+    iterator: Any
+
+
+@ocp.args.register_with_handler(DatasetHandler, for_restore=True)
+@dataclasses.dataclass
+class DatasetRestore(ocp.args.CheckpointArgs):
+    """The iterator to move."""
+
+    iterator: Any
+
+
+class Checkpointer:
+    """The checkpoints of one model folder. Use as a context manager: leaving it waits for what is being written."""
+
+    def __init__(self, model_dir: str | os.PathLike[str], config: SaveCheckpointConfig | None = None) -> None:
+        self.config = config or SaveCheckpointConfig()
+        self.folder = epath.Path(model_dir).absolute()
+        options = ocp.CheckpointManagerOptions(
+            step_prefix=PREFIX,
+            max_to_keep=self.config.keep,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        handlers = {STATE: ocp.PyTreeCheckpointHandler(), DATASET: DatasetHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._manager.close()
+
+    def wait(self) -> None:
+        """Returns when everything handed over is on disk; raises what went wrong."""
+        self._manager.wait_until_finished()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Mapping[str, Any], iterator: Any = None, progress: Any = None) -> None:
+        """Copies `state` and returns; files are written in the background.
+
+        Args:
+            state: `Optimizer.state_dict()`.
+            iterator: a tf.data iterator, saved when the configuration says so.
+            progress: anything JSON can hold.
+        """
+        if self.config.dtype != "float32":
+            target = jax.tree.map(lambda x: x.astype(self.config.dtype), state["target"])
+            state = {**state, "target": target}
+        items: dict[str, Any] = {STATE: ocp.args.PyTreeSave(state), PROGRESS: ocp.args.JsonSave(progress or {})}
+        if iterator is not None and self.config.save_dataset:
+            items[DATASET] = DatasetSave(iterator)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, state: Any, iterator: Any = None) -> tuple[int, Any, Any]:
+        """The newest checkpoint: its step, its state on the devices and with the types of `state`, its progress.
+
+        Args:
+            state: the tree to fill; its leaves are arrays or ShapeDtypeStructs with shardings.
+            iterator: moved to where it was, if the checkpoint has that.
+
+        Raises:
+            ValueError: the checkpoint cannot be read, or does not fit the model.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"{self.folder}: no checkpoint to continue from")
+        path = self.folder / f"{PREFIX}_{step}"
+        check_same_tree(path, state)
+        items: dict[str, Any] = {STATE: _restore_args(state), PROGRESS: ocp.args.JsonRestore()}
+        if iterator is not None and (path / DATASET).is_dir():
+            items[DATASET] = DatasetRestore(iterator)
+        elif iterator is not None:
+            logging.warning("%s has no data position: reading starts anew, so the run is not repeatable.", path)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise ValueError(self._damaged(step, error)) from error
+        return step, restored[STATE], restored[PROGRESS]
+
+    def _damaged(self, step: int, error: Exception) -> str:
+        before = [s for s in checkpoint_steps(self.folder) if s < step]
+        way_out = f"remove that folder to continue from {PREFIX}_{before[-1]}" if before else "there is none before it"
+        return f"{self.folder / f'{PREFIX}_{step}'} cannot be read ({str(error).splitlines()[0]}); {way_out}"
+
+
+def _restore_args(state: Any, partial: bool = False) -> Any:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=partial)
+
+
+def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays in a checkpoint's state, by `/`-joined name."""
+    metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path).absolute() / STATE)
+    tree = getattr(metadata, "tree", metadata)
+    return {name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items() if leaf is not None}
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(x)) for name, x in traverse_util.flatten_dict(state, sep="/").items() if x is not None}
+
+
+def compare(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What `wanted` has and `stored` lacks or has in another shape, one line each."""
+    lines = [f"{name}: not in the checkpoint" for name in wanted if name not in stored]
+    lines += [
+        f"{name}: {stored[name]} in the checkpoint, {shape} in the model"
+        for name, shape in wanted.items()
+        if name in stored and stored[name] != shape
+    ]
+    return lines
+
+
+def check_same_tree(path: epath.Path, state: Any) -> None:
+    """Raises ValueError with a list where a checkpoint and the state to continue differ."""
+    stored, wanted = stored_shapes(path), _shapes(state)
+    lines = compare(stored, wanted) + [f"{name}: not in the model" for name in stored if name not in wanted]
+    if lines:
+        raise ValueError(
+            f"{path} is not a checkpoint of this model and optimiser:\n  " + _shorten(lines) + "\n"
+            "Use another MODEL_DIR, or the configuration the checkpoint was made with."
+        )
+
+
+def restore_params(path: str | os.PathLike[str], params: Any) -> tuple[Any, list[str]]:
+    """Parameters only: those of `params`, from a checkpoint that may have more.
+
+    Args:
+        params: the tree to fill; leaves with shape, dtype and sharding.
+
+    Returns:
+        The parameters, and the names of the top-level branches that were left behind (generator, RTD head).
+
+    Raises:
+        ValueError: parameters missing, of another shape, or left over outside the branches of pretraining; all listed.
+    """
+    folder = epath.Path(path).absolute()
+    stored = {k.removeprefix("target/"): v for k, v in stored_shapes(folder).items() if k.startswith("target/")}
+    wanted = _shapes(params)
+    extra = [name for name in stored if name not in wanted]
+    lines = compare(stored, wanted)
+    lines += [f"{name}: not in the model" for name in extra if not name.startswith(PRETRAINING_ONLY)]
+    if lines:
+        raise ValueError(
+            f"{folder} does not fit this model:\n  " + _shorten(lines) + "\n"
+            "Use the model file (gin_configs/models/) that the checkpoint was made with."
+        )
+    handler = ocp.PyTreeCheckpointHandler()
+    restored = handler.restore(folder / STATE, args=_restore_args({"target": params}, partial=True))
+    return restored["target"], sorted({name.split("/")[0] for name in extra})
+
+
+def _shorten(lines: list[str], most: int = 12) -> str:
+    shown = lines[:most] + ([f"... and {len(lines) - most} more"] if len(lines) > most else [])
+    return "\n  ".join(shown)

@@ -1,0 +1,185 @@
+"""The device mesh and how logical axes map to it.
+
+The mesh has three axes: `data` (batch rows), `fsdp` (batch rows, and parameters along `embed`), `model` (heads, MLP and
+vocabulary). Axes of size one cost nothing, so the same rules serve one CPU and a pod.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "model")
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+
+def standard_logical_axis_rules(
+    activation_partitioning_dims: int = 1,
+    parameter_partitioning_dims: int = 1,
+    additional_rules: Rules | None = None,
+) -> Rules:
+    """Rules from logical to mesh axes, under T5X's name and arguments; earlier rules win.
+
+    Args:
+        activation_partitioning_dims: 2 also shards activations along `embed` over `model`.
+        parameter_partitioning_dims: 1 shards parameters over `model`, and over `fsdp` where the mesh has it; 2 also
+            over `data` (fully sharded parameters on a mesh without an fsdp axis, as T5X does).
+        additional_rules: appended.
+
+    Raises:
+        ValueError: a number of dimensions other than 1 or 2.
+    """
+    for name, value in (
+        ("activation_partitioning_dims", activation_partitioning_dims),
+        ("parameter_partitioning_dims", parameter_partitioning_dims),
+    ):
+        if value not in (1, 2):
+            raise ValueError(f"{name}={value!r} must be 1 or 2")
+    embed = ("fsdp", "data") if parameter_partitioning_dims == 2 else ("fsdp",)
+    rules: list[tuple[str, Any]] = [
+        ("batch", ("data", "fsdp")),
+        ("vocab", "model"),
+        ("mlp", "model"),
+        ("heads", "model"),
+        ("embed", embed),
+    ]
+    if activation_partitioning_dims == 2:
+        rules.append(("embed", "model"))
+    for name in ("kv", "length", "layers", "abspos_buckets", "relpos_buckets"):
+        rules.append((name, None))
+    return (*rules, *(additional_rules or ()))
+
+
+class PjitPartitioner:
+    """A mesh over all devices and the shardings that follow from logical axis names.
+
+    Args:
+        num_partitions: devices that share one copy of the model (the `model` axis); 1 is pure data parallelism.
+        model_parallel_submesh: T5X's other way to say it: its product is the number of partitions.
+        fsdp_partitions: devices over which parameters and moments are spread along `embed`.
+        logical_axis_rules: pairs (logical axis, mesh axis); None means `standard_logical_axis_rules()`.
+        params_on_devices: accepted for T5X's command lines; parameters always live on the devices.
+
+    Raises:
+        ValueError: the partitions do not divide the number of devices, or contradict each other.
+    """
+
+    def __init__(
+        self,
+        num_partitions: int | None = None,
+        model_parallel_submesh: Sequence[int] | None = None,
+        fsdp_partitions: int = 1,
+        logical_axis_rules: Rules | None = None,
+        params_on_devices: bool = True,
+        devices: Sequence[Any] | None = None,
+    ) -> None:
+        del params_on_devices
+        submesh = math.prod(model_parallel_submesh) if model_parallel_submesh else None
+        if submesh and num_partitions and num_partitions != submesh:
+            raise ValueError(
+                f"num_partitions={num_partitions} contradicts model_parallel_submesh={tuple(model_parallel_submesh or ())}"
+                f", whose product is {submesh}; give one of them"
+            )
+        model = submesh or num_partitions or 1
+        devices = list(devices if devices is not None else jax.devices())
+        if model < 1 or fsdp_partitions < 1 or len(devices) % (model * fsdp_partitions):
+            raise ValueError(
+                f"num_partitions={model} times fsdp_partitions={fsdp_partitions} does not divide the {len(devices)} "
+                f"devices of this run; choose a divisor of {len(devices)}"
+            )
+        shape = (len(devices) // (model * fsdp_partitions), fsdp_partitions, model)
+        if devices[0].platform == "tpu":
+            array = mesh_utils.create_device_mesh(shape, devices)  # neighbours on the torus
+        else:
+            array = np.asarray(devices).reshape(shape)
+        self.mesh = Mesh(array, AXES)
+        self.rules: Rules = tuple(standard_logical_axis_rules() if logical_axis_rules is None else logical_axis_rules)
+        self._check_rules()
+
+    def _check_rules(self) -> None:
+        for rule in self.rules:
+            if len(rule) != 2:
+                raise ValueError(f"logical_axis_rules: {rule!r} is not a pair (logical axis, mesh axis or None)")
+            axes = (rule[1],) if isinstance(rule[1], str) else rule[1] or ()
+            for axis in axes:
+                if axis not in AXES:
+                    raise ValueError(f"logical_axis_rules: {rule!r} names mesh axis {axis!r}; there are {', '.join(AXES)}")
+
+    @property
+    def batch_shards(self) -> int:
+        """Over how many devices the rows of a batch are spread."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Every device holds the whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """Rows spread over `data` and `fsdp`."""
+        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """Where the network's logical constraints mean this mesh; trace inside it."""
+        with self.mesh, nn.logical_axis_rules(self.rules):
+            yield
+
+    def spec(self, names: Sequence[str | None] | None) -> PartitionSpec:
+        """Mesh axes of an array with these logical axes."""
+        if not names:
+            return PartitionSpec()
+        return nn.logical_to_mesh_axes(names, self.rules) or PartitionSpec()
+
+    def check_batch_size(self, batch_size: int, num_microbatches: int = 1) -> None:
+        """Every device gets the same number of rows in every microbatch, or a ValueError."""
+        unit = self.batch_shards * num_microbatches
+        if batch_size < 1 or batch_size % unit:
+            raise ValueError(
+                f"batch_size={batch_size} is not a multiple of {unit}: {self.batch_shards} device(s) share the rows of "
+                f"each of {num_microbatches} microbatch(es); choose {max(1, round(batch_size / unit)) * unit}"
+            )
+
+    def param_shardings(self, params: Any, params_axes: Mapping[str, Any]) -> Any:
+        """One sharding per parameter, from the `params_axes` collection (every `name` has a `name_axes`).
+
+        Raises:
+            ValueError: a parameter without axes, or a dimension that its mesh axes do not divide.
+        """
+        axes = traverse_util.flatten_dict(dict(params_axes))
+        flat = {}
+        for path, value in traverse_util.flatten_dict(params).items():
+            name = "/".join(path)
+            metadata = axes.get((*path[:-1], f"{path[-1]}_axes"))
+            if metadata is None:
+                raise ValueError(f"parameter {name} has no logical axes: the collection params_axes lacks {name}_axes")
+            spec = self.spec(metadata.names)
+            self._check_divides(name, value.shape, metadata.names, spec)
+            flat[path] = NamedSharding(self.mesh, spec)
+        return traverse_util.unflatten_dict(flat)
+
+    def _check_divides(self, name: str, shape: tuple[int, ...], names: Sequence[Any], spec: PartitionSpec) -> None:
+        for size, logical, axis in zip(shape, names, spec, strict=False):
+            parts = math.prod(self.mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
+            if size % parts:
+                raise ValueError(
+                    f"{name}: axis {logical!r} of size {size} cannot be cut into {parts} parts over mesh axis {axis!r}; "
+                    f"choose num_partitions and fsdp_partitions that divide it"
+                )
+
+    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The rows this process has read, as arrays over the whole mesh."""
+        sharding = self.batch_sharding
+        return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+
+
+class ModelBasedPjitPartitioner(PjitPartitioner):
+    """T5X's name for the partitioner of its run files; the same thing here."""

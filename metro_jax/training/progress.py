@@ -1,0 +1,205 @@
+"""Watching a run: metrics summed on the host, one line per period, JSONL and TensorBoard, and the stop at NaN."""
+
+import collections
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+import jax
+from clu import metric_writers
+
+from metro_jax.objectives import summarize
+from metro_jax.training.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+# What the line shows besides these: the learning rate, speed and time left. The files have everything.
+SHOWN = (
+    "loss",
+    "nll_loss",
+    "generator_loss",
+    "rtd_loss",
+    "replaced_accuracy",
+    "accuracy",
+)
+
+
+class NonFiniteLoss(UserError):
+    """A loss or the gradient became NaN or infinite."""
+
+
+def rounded(name: str, value: float) -> float:
+    """To 3 decimals as the reference logs losses (bits) and accuracies (percent), `ppl` to 2 (spec 5.4)."""
+    if name in ("learning_rate", "gradient_norm"):
+        return float(f"{value:.6g}")
+    return round(value, 2 if name == "ppl" else 3)
+
+
+class Progress:
+    """Sums of metrics between two log lines, and where the lines go.
+
+    Losses are fetched one step late, so that reading them never makes the device wait.
+
+    Args:
+        model_dir: METRICS_FILE and TensorBoard's files go here; None (processes other than the first) writes nothing.
+        total_steps: of the run.
+        period: steps per line.
+        first_step: where this process starts; later lines of an earlier attempt are removed from METRICS_FILE.
+        saved: what `state()` returned for the checkpoint that this process continues from.
+        last_checkpoint: its step.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | None,
+        total_steps: int,
+        period: int,
+        first_step: int = 0,
+        saved: Mapping[str, Any] | None = None,
+        last_checkpoint: int | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.total_steps = total_steps
+        self.period = period
+        self.last_checkpoint = last_checkpoint
+        self._stream = sys.stderr if stream is None else stream
+        self._sums: dict[str, list[float]] = {k: list(v) for k, v in (saved or {}).get("sums", {}).items()}
+        self._pending: collections.deque[tuple[int, Any]] = collections.deque()
+        self._tokens = self._steps = 0
+        self._since = time.monotonic()
+        self._seconds_per_step: float | None = None
+        self._dir = model_dir
+        self._writers: dict[str, metric_writers.MetricWriter] = {}
+        if model_dir is not None:
+            os.makedirs(model_dir, exist_ok=True)
+            self._path = os.path.join(model_dir, METRICS_FILE)
+            _keep_lines(self._path, first_step, period)
+
+    def start(self) -> None:
+        """Speed is measured from here on; compilation is not part of it when called after the first step."""
+        self._since, self._tokens, self._steps = time.monotonic(), 0, 0
+
+    def add(self, step: int, metrics: Any, tokens: int) -> None:
+        """Takes the metrics of the update that led to `step`; looks at those of the update before.
+
+        Raises:
+            NonFiniteLoss: with the step, the loss terms and the last good checkpoint.
+        """
+        self._pending.append((step, metrics))
+        self._tokens += tokens
+        self._steps += 1
+        while len(self._pending) > 1:
+            self._absorb(*self._pending.popleft())
+        if step % self.period == 0 or step == self.total_steps:
+            self.flush()
+            self._line(step)
+
+    def flush(self) -> None:
+        """Waits for the metrics that are still on the devices; a checkpoint after this is known to be finite."""
+        while self._pending:
+            self._absorb(*self._pending.popleft())
+
+    def _absorb(self, step: int, metrics: Any) -> None:
+        values = {name: (float(total), float(count)) for name, (total, count) in jax.device_get(metrics).items()}
+        if not all(math.isfinite(total) for total, _ in values.values()):
+            terms = ", ".join(f"{name} {value:.6g}" for name, value in _averages(values).items())
+            good = f"checkpoint_{self.last_checkpoint}" if self.last_checkpoint is not None else "none was written yet"
+            raise NonFiniteLoss(
+                f"update {step} gave a loss or gradient that is not finite: {terms}. Last good checkpoint: {good}. Lower "
+                "the learning rate, clip the gradient (MetroAdamW.clip_norm=2.0) or compute in float32; the same command "
+                "then continues from that checkpoint"
+            )
+        for name, (total, count) in values.items():
+            if name == "learning_rate":
+                self._sums[name] = [total, count]
+            else:
+                sums = self._sums.setdefault(name, [0.0, 0.0])
+                sums[0] += total
+                sums[1] += count
+
+    def _line(self, step: int) -> None:
+        now = time.monotonic()
+        seconds = max(now - self._since, 1e-9)
+        self._seconds_per_step = seconds / max(self._steps, 1)
+        values = _averages(self._sums)
+        speed = {"tokens_per_second": round(self._tokens / seconds, 1), "steps_per_second": self._steps / seconds}
+        self.write(step, "train", {**values, **speed})
+        left = self._seconds_per_step * (self.total_steps - step)
+        shown = [f"{name} {rounded(name, values[name]):.3f}" for name in SHOWN if name in values]
+        width = len(str(self.total_steps))
+        print(
+            f"step {step:{width}d}/{self.total_steps}  {'  '.join(shown)}  lr {values.get('learning_rate', 0.0):.2e}  "
+            f"{speed['tokens_per_second']:,.0f} tokens/s  {clock(left)} left",
+            file=self._stream,
+            flush=True,
+        )
+        if step % self.period == 0:  # a line cut short by the end of the run does not end its period
+            self._sums = {}
+        self.start()
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """One line of METRICS_FILE and one point per metric in TensorBoard, under the folder `split`."""
+        if self._dir is None:
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if split not in self._writers:
+            writer = metric_writers.SummaryWriter(os.path.join(self._dir, split))
+            self._writers[split] = metric_writers.AsyncWriter(writer)
+        self._writers[split].write_scalars(step, dict(values))
+
+    def evaluation(self, step: int, name: str, metrics: Iterable[Any]) -> dict[str, float]:
+        """Sums and logs the metrics of evaluation batches; returns their averages."""
+        sums: dict[str, list[float]] = {}
+        for batch in metrics:
+            for key, (total, count) in jax.device_get(batch).items():
+                pair = sums.setdefault(key, [0.0, 0.0])
+                pair[0] += float(total)
+                pair[1] += float(count)
+        values = _averages(sums)
+        self.write(step, f"training_eval/{name}", values)
+        shown = "  ".join(f"{key} {rounded(key, values[key]):.3f}" for key in SHOWN if key in values)
+        print(f"eval of {name} after step {step}: {shown}", file=self._stream, flush=True)
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold so that the next line is the same after a restart."""
+        return {"sums": self._sums}
+
+    def close(self) -> None:
+        """Waits for TensorBoard's files."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _averages(sums: Mapping[str, Any]) -> dict[str, float]:
+    return summarize({name: (total, count) for name, (total, count) in sums.items()})
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def _keep_lines(path: str, last_step: int, period: int) -> None:
+    """Drops lines that the run is about to write again."""
+    if not os.path.exists(path):
+        return
+    kept = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut short when the process was killed
+                continue
+            partial = entry["split"] == "train" and entry["step"] % period
+            if entry["step"] <= last_step and not partial:
+                kept.append(line)
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(kept)
+    os.replace(temporary, path)

@@ -1,0 +1,163 @@
+"""One training step: gradients of summed losses, microbatch by microbatch, one division, one update (spec 5.3 and 5.5)."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from metro_jax.objectives import LossSums
+from metro_jax.training.models import BaseModel, address
+from metro_jax.training.optimizers import Optimizer
+from metro_jax.training.partitioning import PjitPartitioner
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, tuple[Array, Array]]
+
+
+class Trainer:
+    """Compiled steps of one model on one mesh.
+
+    Args:
+        model: says how to initialise and what the loss is.
+        partitioner: the mesh.
+        input_shapes: shape of every batch feature, over all processes.
+        random_seed: all keys are folded from it, the purpose and the step; none is carried from step to step.
+        learning_rate_fn: from the number of updates done to the rate.
+        num_microbatches: pieces of the batch whose gradients are summed before the update; None or 1 takes it whole.
+            Each piece has its own normaliser for the MLM and RTD means, as in the reference (spec 5.3). Piece i has
+            the rows i, i + n, i + 2n, ..., so that every device cuts up its own rows.
+        use_hardware_rng: faster keys on TPU, whose bits depend on the mesh.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        partitioner: PjitPartitioner,
+        input_shapes: Mapping[str, tuple[int, ...]],
+        random_seed: int = 1,
+        learning_rate_fn: Callable[[Array], Array] | None = None,
+        num_microbatches: int | None = None,
+        use_hardware_rng: bool = False,
+    ) -> None:
+        if learning_rate_fn is None:
+            raise ValueError("learning_rate_fn is missing: bind trainer.Trainer.learning_rate_fn")
+        self.model = model
+        self.partitioner = partitioner
+        self.learning_rate_fn = learning_rate_fn
+        self.num_microbatches = num_microbatches or 1
+        partitioner.check_batch_size(next(iter(input_shapes.values()))[0], self.num_microbatches)
+        impl = "unsafe_rbg" if use_hardware_rng else None
+        # Made anew from the seed wherever it is used: a constant of the compiled step, not an array to keep.
+        self.key = functools.partial(jax.random.key, random_seed, impl=impl)
+        self._initial = functools.partial(model.get_initial_variables, input_shapes=dict(input_shapes))
+        with partitioner.context():
+            variables = jax.eval_shape(lambda: self._initial(address(self.key(), "init")))
+        self.params_axes = variables["params_axes"]
+        self.param_shardings = partitioner.param_shardings(variables["params"], self.params_axes)
+        self.abstract_state = jax.eval_shape(model.optimizer_def.create, variables["params"])
+        self.state_shardings = self._shardings(self.abstract_state)
+        batch_sharding = partitioner.batch_sharding
+        self._train = jax.jit(
+            self._train_step,
+            in_shardings=(self.state_shardings, batch_sharding),
+            out_shardings=(self.state_shardings, partitioner.replicated),
+            donate_argnums=0,
+        )
+        self._eval = jax.jit(
+            self._eval_step,
+            in_shardings=(self.param_shardings, batch_sharding, None),
+            out_shardings=partitioner.replicated,
+        )
+
+    def _shardings(self, state: Optimizer) -> Optimizer:
+        """Moments are laid out like their parameters, whatever else the optimiser keeps is on every device."""
+        derived = state.optimizer_def.derive_logical_axes(state, self.param_shardings)
+        replicated = self.partitioner.replicated
+
+        def fitting(sharding: Any, leaf: Any) -> Any:
+            if sharding is None:
+                return replicated
+            try:
+                sharding.shard_shape(leaf.shape)
+            except ValueError:  # statistics of another shape than their parameter
+                return replicated
+            return sharding
+
+        return jax.tree.map(fitting, derived, state, is_leaf=lambda node: node is None)
+
+    def init_state(self, params: Any = None) -> Optimizer:
+        """Fresh moments at step 0, around fresh parameters or the ones given, laid out on the mesh."""
+        create = self.model.optimizer_def.create
+        with self.partitioner.context():
+            if params is not None:
+                return jax.jit(create, out_shardings=self.state_shardings)(params)
+
+            def fresh() -> Optimizer:
+                return create(self._initial(address(self.key(), "init"))["params"])
+
+            return jax.jit(fresh, out_shardings=self.state_shardings)()
+
+    def abstract_state_dict(self) -> dict[str, Any]:
+        """Shapes, types and shardings of what a checkpoint holds."""
+        placed = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.abstract_state,
+            self.state_shardings,
+        )
+        return placed.state_dict()
+
+    def restore_state(self, state_dict: dict[str, Any]) -> Optimizer:
+        """The training state from a checkpoint's arrays."""
+        return self.abstract_state.restore_state(state_dict)
+
+    def train(self, state: Optimizer, batch: Batch) -> tuple[Optimizer, Metrics]:
+        """One update; `state` is used up. Metrics are (sum, count) on the devices and do not wait for the step."""
+        with self.partitioner.context():
+            return self._train(state, batch)
+
+    def eval(self, params: Any, batch: Batch, index: int) -> Metrics:
+        """Losses of one batch without dropout; the same `index` gives the same draws."""
+        with self.partitioner.context():
+            return self._eval(params, batch, index)
+
+    def _train_step(self, state: Optimizer, batch: Batch) -> tuple[Optimizer, Metrics]:
+        step = state.state.step
+        rate = self.learning_rate_fn(step)
+        sums, grads = self._gradients(state.target, batch, address(self.key(), "train", step))
+        # A batch without a single target has a zero gradient, not 0/0 (spec 11, quirk 12).
+        grads = jax.tree.map(lambda g: g / jnp.where(sums.normalizer > 0, sums.normalizer, 1.0), grads)
+        one = jnp.ones(())
+        extra = {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
+        return state.apply_gradient(grads, learning_rate=rate), {**sums.metrics, **extra}
+
+    def _gradients(self, params: Any, batch: Batch, key: Array) -> tuple[LossSums, Any]:
+        """Loss sums and gradient sums over the microbatches, not divided by anything."""
+
+        def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, LossSums]:
+            sums = self.model.loss_sums(params, batch, key)
+            return sums.total, sums
+
+        differentiate = jax.grad(loss, has_aux=True)
+        n = self.num_microbatches
+        if n == 1:
+            grads, sums = differentiate(params, batch, key)
+            return sums, grads
+
+        def piece(i: Array | int) -> tuple[LossSums, Any]:
+            rows = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:])[:, i], batch)
+            rows = jax.lax.with_sharding_constraint(rows, self.partitioner.batch_sharding)
+            grads, sums = differentiate(params, rows, jax.random.fold_in(key, i))
+            return sums, grads
+
+        def add(total: Any, i: Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, piece(i)), None
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(piece, 0))
+        return jax.lax.scan(add, zeros, jnp.arange(n))[0]
+
+    def _eval_step(self, params: Any, batch: Batch, index: Array) -> Metrics:
+        return self.model.loss_sums(params, batch, address(self.key(), "eval", index), deterministic=True).metrics

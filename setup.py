@@ -1,0 +1,47 @@
+"""Packaging of metro_jax: a light core for inference and conversion, extras for everything else."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "metro_jax/version.py").read_text(encoding="utf-8")).group(1)
+
+# The core has no TensorFlow and no torch: text, model, objectives, decoding, conversion and inference run on it alone.
+CORE = ["flax", "huggingface-hub", "jax", "jaxtyping", "numpy", "rich", "safetensors", "sentencepiece"]
+TRAINING = [
+    "clu",
+    "gin-config",
+    "matplotlib",
+    "optax",
+    "orbax-checkpoint",
+    "protobuf>=5,<7",  # TensorFlow 2.21 and seqio work together on protobuf 6
+    "seqio",
+    "tensorboard",  # clu.metric_writers imports it, TensorFlow 2.21 no longer brings it
+    "tensorflow",
+    "tensorflow-text",
+]
+TEST = ["build", "pyright", "pytest", "pytest-xdist", "ruff", "typeguard"]
+
+setup(
+    name="metro_jax",
+    version=VERSION,
+    description="METRO-T0 in JAX: pretraining with model-generated signals, T0 finetuning, conversion and inference",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # `tasks` and `gin_configs` live at the top level for people, but a package called plain `tasks` would collide.
+    packages=[*find_packages(include=["metro_jax", "metro_jax.*"]), "metro_jax.tasks", "metro_jax.gin_configs"],
+    package_dir={"metro_jax.tasks": "tasks", "metro_jax.gin_configs": "gin_configs"},
+    package_data={"metro_jax": ["py.typed"], "metro_jax.gin_configs": ["**/*.gin"]},
+    install_requires=CORE,
+    extras_require={
+        "train": TRAINING,
+        "tpu": ["jax[tpu]"],
+        "test": TEST,
+        "all": TRAINING + TEST,
+    },
+    entry_points={"console_scripts": ["metro-jax=metro_jax.cli:main"]},
+)

@@ -1,0 +1,89 @@
+"""Prompted tasks for finetuning, ranked tasks for evaluation, and mixtures with capped rates (spec 6, 8.1).
+
+Records come from `metro_jax.data.records.write_prompted` and `write_ranked`. Usually nobody calls these functions:
+`metro_jax.tasks.prepared` does for all that lies in the data folder. To pick by hand, in a module of your own:
+
+    register_prompted("reviews_liked")                       # reads FOLDER/reviews_liked
+    register_ranked("reviews_liked_score_eval")
+    register_mixture("all_reviews", ["reviews_liked", "reviews_stars"], cap=500_000)
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from metro_jax.data import preprocessors
+from metro_jax.data.metrics import rank_accuracy, rank_postprocess
+from metro_jax.data.registry import add_mixture, add_task
+from metro_jax.data.sources import PreparedSource
+from metro_jax.data.vocabulary import MetroVocabulary
+
+
+def register_prompted(
+    name: str,
+    folder_task: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    too_long: str = "truncate",
+    metric_fns: Sequence[Callable] = (),
+    postprocess_fn: Callable | None = None,
+) -> seqio.Task:
+    """Registers the prompted pairs in FOLDER/folder_task (default: FOLDER/name): features `inputs`, `targets`.
+
+    For `EncoderDecoderFeatureConverter`. `folder` pins the data folder; by default `data_dir()` is asked at each use.
+    `too_long` is "truncate" or "drop" (spec 6.3).
+    """
+    return _register(name, folder_task, folder, "prompted", too_long, metric_fns, postprocess_fn)
+
+
+def register_ranked(
+    name: str, folder_task: str | None = None, folder: str | os.PathLike[str] | None = None
+) -> seqio.Task:
+    """Registers the ranked rows in FOLDER/folder_task (default: FOLDER/name), scored by `rank_accuracy`.
+
+    For `RankFeatureConverter` or `EncoderDecoderFeatureConverter` without packing. Sources that are too long are cut
+    before their eos (spec 8.1).
+    """
+    return _register(name, folder_task, folder, "ranked", "truncate", [rank_accuracy], rank_postprocess)
+
+
+def _register(
+    name: str,
+    folder_task: str | None,
+    folder: str | os.PathLike[str] | None,
+    kind: str,
+    too_long: str,
+    metric_fns: Sequence[Callable],
+    postprocess_fn: Callable | None,
+) -> seqio.Task:
+    vocabulary = MetroVocabulary(None if folder is None else os.path.join(folder, "vocab"))
+    feature = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
+    return add_task(
+        name,
+        source=PreparedSource(folder_task or name, kind, vocabulary, folder),
+        output_features={"inputs": feature, "targets": feature},
+        preprocessors=[functools.partial(preprocessors.fit, too_long=too_long)],
+        postprocess_fn=postprocess_fn,
+        metric_fns=list(metric_fns),
+    )
+
+
+def capped_rate(task: seqio.Task | seqio.Mixture, cap: int | None = None, split: str = "train") -> float:
+    """The mixing rate min(size, cap) of a task, from its number of training examples (spec 6.2)."""
+    size = task.num_input_examples(split)
+    return float(size if cap is None else min(size, cap))
+
+
+def register_mixture(
+    name: str, tasks: Sequence[str] | Mapping[str, int | None], cap: int | None = None
+) -> seqio.Mixture:
+    """Registers a mixture of tasks with rates proportional to min(size, cap) (spec 6.2).
+
+    Args:
+      tasks: names of registered tasks, or a mapping of names to their own caps (None: no cap).
+      cap: the cap of tasks without one of their own. Sizes are looked up when a data set is built.
+    """
+    caps = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks, cap)
+    return add_mixture(name, [(task, functools.partial(capped_rate, cap=limit)) for task, limit in caps.items()])

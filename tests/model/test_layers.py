@@ -1,0 +1,91 @@
+"""Layers: the relative bias against its definition, norms, the float16 guard."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from metro_jax.model.config import MetroConfig
+from metro_jax.model.layers import Attention, DecoderLayer, clamp_float16, relative_buckets, toeplitz
+
+
+@pytest.mark.golden
+def test_relative_buckets_equal_the_reference(golden_dir: pathlib.Path) -> None:
+    with np.load(golden_dir / "relpos.npz") as arrays:
+        names = [name for name in arrays if not name.startswith("line")]
+        assert names
+        for name in names:
+            buckets, distance, length = (int(part[1:]) for part in name.split("_"))
+            line = relative_buckets(buckets, distance, length, length)
+            np.testing.assert_array_equal(line, arrays[f"line_{name}"], err_msg=name)
+            np.testing.assert_array_equal(toeplitz(jnp.asarray(line)[None])[0], arrays[name], err_msg=name)
+
+
+def test_shift_is_that_of_the_full_table() -> None:
+    # Spec 2.4: 15 with a table of 1024 positions, 14 with one too short to reach the last bucket.
+    assert relative_buckets(32, 128, 1024, 5)[4] == 15
+    assert relative_buckets(32, 128, 64, 5)[4] == 14
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (128, 256), (16, 50)])
+def test_buckets_are_monotonic_and_antisymmetric(buckets: int, distance: int) -> None:
+    line = relative_buckets(buckets, distance, 1024, 700)
+    assert (np.diff(line) >= 0).all()
+    shift = line[699]
+    np.testing.assert_array_equal(line - shift, -(line - shift)[::-1])
+    assert line.min() == 0
+    assert line.max() == 2 * shift <= buckets - 2
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+def test_toeplitz(length: int) -> None:
+    line = np.arange(2 * (2 * length - 1), dtype=np.float32).reshape(2, -1)
+    expected = [[[row[j - i + length - 1] for j in range(length)] for i in range(length)] for row in line]
+    np.testing.assert_array_equal(toeplitz(jnp.asarray(line)), expected)
+
+
+def test_attention_is_the_formula_of_the_specification() -> None:
+    c = MetroConfig(d_model=12, num_heads=3, d_ff=8)
+    rng = np.random.default_rng(0)
+    x, source = rng.normal(size=(2, 4, 12)).astype(np.float32), rng.normal(size=(2, 5, 12)).astype(np.float32)
+    mask, bias = rng.random((2, 1, 5)) < 0.7, rng.normal(size=(3, 4, 5)).astype(np.float32)
+    mask[..., 0] = True
+    shapes = nn.unbox(Attention(c).init(jax.random.key(0), x, source, None)["params"])
+    params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), shapes)
+    got = Attention(c).apply({"params": params}, x, source, mask, bias)
+
+    def heads(name: str, v: np.ndarray) -> np.ndarray:
+        return (v @ params[name]["kernel"].reshape(12, 12)).reshape(*v.shape[:2], 3, 4) + params[name]["bias"]
+
+    scores = np.einsum("bqhk,bshk->bhqs", heads("query", x) / 2.0, heads("key", source)) + bias
+    scores = np.where(mask[:, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    joined = np.einsum("bhqs,bshk->bqhk", weights, heads("value", source)).reshape(2, 4, 12)
+    expected = joined @ params["out"]["kernel"].reshape(12, 12) + params["out"]["bias"]
+    np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_decoder_layer_is_causal_by_its_gradient() -> None:
+    """No output position has a gradient with respect to a later input."""
+    c = MetroConfig(d_model=12, num_heads=3, d_ff=8)
+    x, encoded = (jax.random.normal(jax.random.key(n), (1, 5, 12)) for n in (0, 1))
+    mask = jnp.tril(jnp.ones((1, 5, 5), bool))
+    params = nn.unbox(DecoderLayer(c).init(jax.random.key(2), x, mask, encoded, None))
+    probe = jnp.arange(12.0)  # a plain sum of normalised outputs is constant
+    jacobian = jax.jacobian(lambda x: DecoderLayer(c).apply(params, x, mask, encoded, None)[0] @ probe)(x)
+    reach = np.abs(jacobian[:, 0]).max(axis=-1)  # [output, input]
+    np.testing.assert_array_equal(reach > 0, np.tril(np.ones((5, 5), bool)))
+
+
+def test_float16_guard_clamps_only_when_there_is_an_infinity() -> None:
+    fine = jnp.asarray([65504.0, -3.0], jnp.float16)
+    np.testing.assert_array_equal(clamp_float16(fine), fine)
+    np.testing.assert_array_equal(
+        clamp_float16(jnp.asarray([jnp.inf, 65504.0, -jnp.inf], jnp.float16)),
+        np.asarray([64504, 64504, -64504], np.float16),
+    )
+    assert jnp.isinf(clamp_float16(jnp.asarray([jnp.inf], jnp.float32))).all()

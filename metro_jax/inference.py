@@ -6,6 +6,7 @@ back in the order of the inputs and depend on neither batch nor bucket.
 
 import functools
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -129,16 +130,16 @@ class MetroT0:
         Raises:
             ConversionError, ValueError, OSError: what is missing or does not fit, by name.
         """
-        loaded = load_hub_folder(name_or_folder)
+        config, params, _ = load_hub_folder(pathlib.Path(name_or_folder))
         tokenizer = MetroTokenizer.from_pretrained(name_or_folder)
-        return cls(loaded.config.replace(dtype=dtype), loaded.params, tokenizer, mesh)
+        return cls(config.replace(dtype=dtype), params, tokenizer, mesh)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: str = "float32", overwrite: bool = False
     ) -> None:
         """Writes a Hub-format folder, complete or not at all; "float16" is what the published checkpoints hold."""
         params = jax.tree.map(lambda p: np.asarray(p, np.float32), self.params)
-        save_hub_folder(folder, self.config, params, tokenizer=self.tokenizer, dtype=dtype, overwrite=overwrite)
+        save_hub_folder(pathlib.Path(folder), self.config, params, tokenizer=self.tokenizer, dtype=dtype, overwrite=overwrite)
 
     def generate(
         self,

@@ -72,7 +72,7 @@ def _register(
 
 def capped_rate(task: seqio.Task | seqio.Mixture, cap: int | None = None, split: str = "train") -> float:
     """The mixing rate min(size, cap) of a task, from its number of training examples (spec 6.2)."""
-    size = task.num_input_examples(split)
+    size = task.num_input_examples(split) or 0
     return float(size if cap is None else min(size, cap))
 
 

@@ -1,7 +1,7 @@
 """The configuration inside a fairseq checkpoint, both directions (spec 10.2).
 
 Depending on its age it is plain dictionaries, an argparse namespace, or omegaconf nodes; all become plain data here.
-The model section of a pretraining run was overwritten by the generator's values (encoder_layers is the generator's depth,
+The model section of a pretraining run was overwritten by the generator's values (encoder_layers is its depth,
 dropout 0), so it is asked only for what tensors cannot show.
 """
 

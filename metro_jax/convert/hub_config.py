@@ -76,16 +76,7 @@ def hub_config_to_metro(
     fields: dict[str, Any] = {field: known[name] for name, field in _SIZE_FIELDS.items()}
     same = ("relative_attention_max_distance", "max_positions", "dropout_rate", "layer_norm_epsilon")
     fields |= {name: known[name] for name in same}
-    problems += [
-        f"{name}={value!r} is not a number"
-        for name, value in {**fields, "decoder_start_token_id": known["decoder_start_token_id"]}.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float))
-    ]
-    if (
-        not problems
-        and given.get("d_kv", known["d_model"] / known["num_heads"]) * known["num_heads"] != known["d_model"]
-    ):
-        problems.append(f"d_kv={given['d_kv']!r}, but d_model / num_heads is {known['d_model'] / known['num_heads']:g}")
+    problems += _impossible(known)
     if not problems:
         try:
             return MetroConfig(
@@ -99,6 +90,28 @@ def hub_config_to_metro(
         except (ValueError, TypeError) as error:
             problems.append(str(error))
     raise ConversionError(f"{what}: not the configuration of a METRO-T0 model: {'; '.join(problems)}")
+
+
+def _impossible(config: Mapping[str, Any]) -> list[str]:
+    """Values that no model can have, by the names of config.json."""
+    whole = (*_SIZE_FIELDS, "relative_attention_max_distance", "max_positions", "d_kv")
+    problems = [
+        f"{name}={config[name]!r}, expected a whole number of at least 1"
+        for name in whole
+        if name in config and (type(config[name]) is not int or config[name] < 1)
+    ]
+    start, epsilon = config["decoder_start_token_id"], config["layer_norm_epsilon"]
+    if type(start) is not int or start < 0:
+        problems.append(f"decoder_start_token_id={start!r}, expected a token id")
+    if type(epsilon) not in (int, float) or not epsilon > 0:
+        problems.append(f"layer_norm_epsilon={epsilon!r}, expected a number above 0")
+    if type(config["dropout_rate"]) not in (int, float):
+        problems.append(f"dropout_rate={config['dropout_rate']!r}, expected a number")
+    if not problems and config.get("d_kv", 0) and config["d_kv"] * config["num_heads"] != config["d_model"]:
+        problems.append(
+            f"d_kv={config['d_kv']} times num_heads={config['num_heads']} is not d_model={config['d_model']}"
+        )
+    return problems
 
 
 def metro_config_to_hub(config: MetroConfig) -> dict[str, Any]:

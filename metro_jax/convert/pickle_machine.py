@@ -9,6 +9,7 @@ pickle asks for is refused by name. Opcodes are decoded by `pickletools`, which 
 
 import dataclasses
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -86,10 +87,13 @@ class PickleMachine:
         if len(data) > MAX_BYTES:
             raise UnsafePickleError(f"{self.what}: the pickle has {len(data)} bytes; no checkpoint needs {MAX_BYTES}")
         try:
-            return self._run(data)
+            with warnings.catch_warnings():
+                # pickletools decodes text opcodes, which Python may frown upon, before they can be refused here.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return self._run(data)
         except ConversionError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
             # What pickletools and an empty stack raise; the error's text is a few words of either.
             raise ConversionError(
                 f"{self.what}: the pickle is damaged or cut short ({error}); copy or download the file again"

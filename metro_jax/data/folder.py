@@ -27,7 +27,7 @@ class NoDataFolderError(ValueError):
     """No data folder is named."""
 
 
-@gin.configurable(module="metro_jax.tasks")
+@gin.configurable(module="metro_jax.tasks")  # type: ignore[call-arg]
 def data_dir(path: str | os.PathLike[str] | None = None) -> epath.Path:
     """The data folder: `path` (in gin: `data_dir.path = "..."`), otherwise the environment variable METRO_DATA_DIR.
 
@@ -37,8 +37,8 @@ def data_dir(path: str | os.PathLike[str] | None = None) -> epath.Path:
     chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
     if not chosen:
         raise NoDataFolderError(
-            f"no data folder is named: set the environment variable {ENVIRONMENT_VARIABLE}, or data_dir.path in gin, to "
-            "the folder of prepared records"
+            f"no data folder is named: set the environment variable {ENVIRONMENT_VARIABLE}, or data_dir.path in gin, "
+            "to the folder of prepared records"
         )
     folder = epath.Path(chosen)
     if not folder.is_dir():

@@ -28,7 +28,7 @@ def find_task(name: str, module: str | None = None) -> seqio.Task | seqio.Mixtur
             ) from error
         refresh = getattr(imported, "refresh", None)
         if callable(refresh):
-            reasons = refresh() or {}
+            reasons = dict(refresh() or {})  # type: ignore[call-overload]
     if name in reasons:
         raise ValueError(f"MIXTURE_OR_TASK_NAME = {name!r} cannot be used: {reasons[name]}")
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}

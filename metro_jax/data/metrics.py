@@ -41,11 +41,11 @@ def rank_accuracy(targets: Sequence[RankLabel], scores: Sequence[float]) -> dict
     Raises:
       ValueError: fewer scores than rows, or no complete example.
     """
-    scores = np.asarray(scores, np.float64).reshape(-1)
-    if len(scores) < len(targets):
-        raise ValueError(f"{len(scores)} scores for {len(targets)} rows: every choice needs a score")
+    row_scores = np.asarray(scores, np.float64).reshape(-1)
+    if len(row_scores) < len(targets):
+        raise ValueError(f"{len(row_scores)} scores for {len(targets)} rows: every choice needs a score")
     groups: dict[int, dict[int, tuple[float, RankLabel]]] = collections.defaultdict(dict)
-    for label, score in zip(targets, scores, strict=False):
+    for label, score in zip(targets, row_scores, strict=False):
         example, choice = label.idx
         if example >= 0 and choice >= 0 and label.weight > 0:
             groups[example].setdefault(choice, (float(score), label))

@@ -23,7 +23,7 @@ def assign_rows(sizes: tf.Tensor, capacity: Sequence[int], max_segments: int | N
       int32 [examples], the row of each example; rows are numbered from 0 in the order in which they are opened.
     """
     count = tf.shape(sizes)[0]
-    free = tf.tile(tf.constant([list(capacity)], tf.int32), [count, 1])
+    free = tf.repeat(tf.constant([list(capacity)], tf.int32), count, axis=0)
     slots = tf.fill([count], count if max_segments is None else max_segments)
 
     def step(i: tf.Tensor, free: tf.Tensor, slots: tf.Tensor, rows: tf.TensorArray) -> tuple:
@@ -78,7 +78,7 @@ def pack(
         packed = {}
         for number, (stream, features) in enumerate(streams.items()):
             length = lengths[stream]
-            position = tf.tile(tf.range(length)[None], [tf.shape(rows)[0], 1])
+            position = tf.repeat(tf.range(length)[None], tf.shape(rows)[0], axis=0)
             real = position < sizes[:, number, None]
             target = tf.stack(
                 [tf.broadcast_to(rows[:, None], tf.shape(position)), offsets[:, number, None] + position], 2

@@ -6,13 +6,14 @@ the latter can be checked exactly. seqio hands out the seeds after it has repeat
 crops and masks, the same ones for the same seed, and the state of the iterator can be saved.
 """
 
+import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import seqio
 import tensorflow as tf
 
+from metro_jax.data import draws
 from metro_jax.text.ids import BOS, EOS, NUM_SPECIAL, PAD
 
 Features = dict[str, tf.Tensor]
@@ -47,7 +48,7 @@ def feature_length(sequence_length: Mapping[str, int] | None, feature: str) -> i
 def draw_crops(line_lengths: tf.Tensor, limit: int, seed: tf.Tensor) -> tf.Tensor:
     """Where the crop of each line begins: uniform on [0, length - limit) for longer lines, else 0."""
     excess = tf.maximum(line_lengths - limit, 0)
-    uniform = tf.random.stateless_uniform(tf.shape(line_lengths), seed, dtype=tf.float64)
+    uniform = draws.uniform(tf.shape(line_lengths), seed)
     return tf.cast(uniform * tf.cast(excess, tf.float64), line_lengths.dtype)
 
 
@@ -87,8 +88,7 @@ def _first_at_or_after(sorted_values: tf.Tensor, queries: tf.Tensor, default: tf
     return tf.gather(tf.concat([sorted_values, [default]], 0), tf.searchsorted(sorted_values, queries, side="left"))
 
 
-@seqio.map_over_dataset(num_seeds=1)
-def _document_blocks(document: Features, length: int, seed: tf.Tensor) -> Features:
+def _document_blocks(document: Features, seed: tf.Tensor, length: int) -> Features:
     ids, line_lengths = document["ids"], document["line_lengths"]
     starts = draw_crops(line_lengths, length - 1, seed)
     ids, line_lengths = apply_crops(ids, line_lengths, starts, length - 1)
@@ -106,7 +106,8 @@ def blocks(
     Lines that are too long are cropped at random, in every split: the shapes are static.
     """
     length = feature_length(sequence_length, feature)
-    dataset = _document_blocks(dataset, length=length).unbatch()
+    build = functools.partial(_document_blocks, length=length)
+    dataset = draws.map_with_seed(dataset, build).unbatch()
     return dataset.map(lambda block: {"targets": block["targets"][: block["length"]]}, tf.data.AUTOTUNE)
 
 
@@ -122,53 +123,45 @@ class MaskDraws(NamedTuple):
     random_ids: tf.Tensor  # int32, used where randomised
 
 
-def draw_positions(length: tf.Tensor, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A bool vector of `length` with `count` true entries, drawn without replacement."""
-    chosen = tf.random.experimental.stateless_shuffle(tf.range(length), seed)[:count]
-    return tf.scatter_nd(chosen[:, None], tf.ones_like(chosen, tf.bool), [length])
-
-
-def stochastic_floor(value: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """floor(value + U), U uniform on [0, 1), in double precision; int32."""
-    uniform = tf.random.stateless_uniform([], seed, dtype=tf.float64)
-    return tf.cast(tf.floor(value + uniform), tf.int32)
-
-
 def draw_masks(
     length: tf.Tensor, vocab_size: int, seed: tf.Tensor, rate: float, keep: float, randomise: float
 ) -> MaskDraws:
     """floor(rate n + U) masked positions; of them `keep` stay, `randomise` get a uniform id from 4 to V - 1."""
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-    count = stochastic_floor(rate * tf.cast(length, tf.float64), seeds[0])
-    masked = draw_positions(length, count, seeds[1])
-    fate = tf.random.stateless_uniform([length], seeds[2])
-    random_ids = tf.random.stateless_uniform([length], seeds[3], NUM_SPECIAL, vocab_size, tf.int32)
+    seeds = draws.split(seed, 4)
+    count = draws.stochastic_floor(rate * tf.cast(length, tf.float64), seeds[0])
+    masked = draws.positions(length, count, seeds[1])
+    shape = tf.reshape(length, [1])
+    fate = draws.uniform(shape, seeds[2])
     kept = masked & (fate < keep)
-    return MaskDraws(masked, kept, masked & (fate >= keep) & (fate < keep + randomise), random_ids)
+    randomised = masked & (fate >= keep) & (fate < keep + randomise)
+    return MaskDraws(masked, kept, randomised, draws.uniform_ids(shape, seeds[3], NUM_SPECIAL, vocab_size))
 
 
-def apply_masks(tokens: tf.Tensor, draws: MaskDraws, mask_id: int) -> tuple[tf.Tensor, tf.Tensor]:
+def apply_masks(tokens: tf.Tensor, drawn: MaskDraws, mask_id: int) -> tuple[tf.Tensor, tf.Tensor]:
     """The masked sequence, and the original ids at masked positions with pad elsewhere."""
-    inputs = tf.where(draws.masked & ~draws.kept, mask_id, tokens)
-    inputs = tf.where(draws.randomised, draws.random_ids, inputs)
-    return inputs, tf.where(draws.masked, tokens, PAD)
+    inputs = tf.where(drawn.masked & tf.logical_not(drawn.kept), mask_id, tokens)
+    inputs = tf.where(drawn.randomised, drawn.random_ids, inputs)
+    return inputs, tf.where(drawn.masked, tokens, PAD)
 
 
-@seqio.map_over_dataset(num_seeds=1)
 def mask_tokens(
-    example: Features,
-    output_features: Mapping[str, seqio.Feature],
-    seed: tf.Tensor,
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, Any],
     rate: float = MASK_RATE,
     keep: float = KEEP_RATE,
     randomise: float = RANDOM_RATE,
-) -> Features:
+) -> tf.data.Dataset:
     """Adds `inputs` (masked) and `generator_targets` to blocks in `targets`; `<s>` and eos can be masked (spec 4.2)."""
     vocabulary = output_features["targets"].vocabulary
-    tokens = example["targets"]
-    draws = draw_masks(tf.size(tokens), vocabulary.vocab_size, seed, rate, keep, randomise)
-    inputs, generator_targets = apply_masks(tokens, draws, vocabulary.mask_id)
-    return {"inputs": inputs, "targets": tokens, "generator_targets": generator_targets}
+    vocab_size, mask_id = vocabulary.vocab_size, vocabulary.mask_id
+
+    def mask(block: Features, seed: tf.Tensor) -> Features:
+        tokens = block["targets"]
+        drawn = draw_masks(tf.size(tokens), vocab_size, seed, rate, keep, randomise)
+        inputs, generator_targets = apply_masks(tokens, drawn, mask_id)
+        return {"inputs": inputs, "targets": tokens, "generator_targets": generator_targets}
+
+    return draws.map_with_seed(dataset, mask)
 
 
 # Prompted and ranked examples (spec 6.3) -----------------------------------------------------------------------------

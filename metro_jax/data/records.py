@@ -320,4 +320,4 @@ def read_records(folder: str | os.PathLike[str], task: str, split: str, kind: st
     """The records of a split as NumPy values, shard after shard, for looking at data and for tests."""
     paths = sorted(str(path) for path in (epath.Path(folder) / task).glob(f"{split}.tfrecord-*"))
     dataset = tf.data.TFRecordDataset(paths).map(lambda serialized: parse(serialized, kind))
-    yield from dataset.as_numpy_iterator()
+    yield from dataset.as_numpy_iterator()  # type: ignore[misc]

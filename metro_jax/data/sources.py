@@ -94,7 +94,7 @@ class PreparedSource(seqio.DataSource):
         prepared, present = self.info(split)["vocabulary"], self._vocabulary.fingerprint()
         if prepared != present:
             raise VocabularyMismatchError(
-                f"{self.folder / self.task}: split {split!r} was prepared with the vocabulary {prepared}, but the one in "
+                f"{self.folder / self.task}: split {split!r} was prepared with vocabulary {prepared}, but the one in "
                 f"{self._vocabulary.folder} is {present}; prepare the data again with this vocabulary, or put back the "
                 "one it was prepared with"
             )

@@ -1,11 +1,12 @@
 """Span corruption of the T5 baseline as TensorFlow ops (spec 4.3): draws first, then what follows from them."""
 
 from collections.abc import Mapping
+from typing import Any
 
-import seqio
 import tensorflow as tf
 
-from metro_jax.data.preprocessors import MASK_RATE, Features, draw_positions, feature_length, stochastic_floor
+from metro_jax.data import draws
+from metro_jax.data.preprocessors import MASK_RATE, Features, feature_length
 
 EMPTY_RATE = 0.1  # of the masked share goes to empty spans (spec 4.3)
 LONGEST_SPAN = 5  # span lengths are about uniform on 1..5 (spec 4.3)
@@ -21,28 +22,28 @@ def draw_spans(
     length: tf.Tensor, seed: tf.Tensor, rate: float = MASK_RATE, empty: float = EMPTY_RATE, longest: int = LONGEST_SPAN
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Bool vectors of shape [length]: the hidden tokens, and the positions with an empty span before them."""
-    seeds = iter(tf.unstack(tf.random.experimental.stateless_split(seed, 2 * longest + 2)))
+    seeds = iter(draws.split(seed, 2 * longest + 2))
     tokens = tf.cast(length, tf.float64)
-    count = stochastic_floor(rate * (1 - empty) * tokens / ((1 + longest) / 2), next(seeds))
-    indices = tf.random.experimental.stateless_shuffle(tf.range(length), next(seeds))[:count]
+    count = draws.stochastic_floor(rate * (1 - empty) * tokens / ((1 + longest) / 2), next(seeds))
+    indices = draws.shuffle(tf.range(length), next(seeds))[:count]
     marked = [indices]
     for step in range(longest - 1):  # keep some of the spans, and let those grow by one token
-        count = stochastic_floor(tf.cast(count, tf.float64) * (1 - 1 / (longest - step)), next(seeds))
-        indices = (tf.random.experimental.stateless_shuffle(indices, next(seeds))[:count] + 1) % length
+        count = draws.stochastic_floor(tf.cast(count, tf.float64) * (1 - 1 / (longest - step)), next(seeds))
+        indices = tf.math.floormod(draws.shuffle(indices, next(seeds))[:count] + 1, length)
         marked.append(indices)
-    positions = tf.concat(marked, 0)
-    masked = tf.scatter_nd(positions[:, None], tf.ones_like(positions), [length]) > 0
+    where = tf.concat(marked, 0)
+    masked = tf.scatter_nd(where[:, None], tf.ones_like(where), tf.reshape(length, [1])) > 0
     if empty == 0:
         return masked, tf.zeros_like(masked)
 
     hidden = tf.reduce_sum(tf.cast(masked, tf.float64))
-    wanted = tf.maximum(stochastic_floor(rate * tokens - hidden, next(seeds)), 0)
+    wanted = tf.maximum(draws.stochastic_floor(rate * tokens - hidden, next(seeds)), 0)
     wanted = tf.minimum(wanted, tf.cast(tf.floor(rate * empty * tokens + 1), tf.int32))
-    beside = tf.concat([[False], masked[:-1]], 0) | tf.concat([masked[1:], [False]], 0)
-    candidates = tf.where(~masked & ~beside)
-    chosen = draw_positions(tf.shape(candidates)[0], tf.minimum(wanted, tf.shape(candidates)[0]), next(seeds))
-    empties = tf.tensor_scatter_nd_update(tf.zeros_like(masked), candidates, chosen)
-    return masked, empties
+    near = masked | tf.concat([[False], masked[:-1]], 0) | tf.concat([masked[1:], [False]], 0)
+    candidates = tf.where(tf.logical_not(near))
+    free = tf.shape(candidates)[0]
+    chosen = draws.positions(free, tf.minimum(wanted, free), next(seeds))
+    return masked, tf.tensor_scatter_nd_update(tf.zeros_like(masked), candidates, chosen)
 
 
 def apply_spans(
@@ -52,27 +53,19 @@ def apply_spans(
 
     The inputs and the body of the targets are cut to `limit`, so that the targets may have one more.
     """
-    begins = masked & ~tf.concat([[False], masked[:-1]], 0)
+    begins = masked & tf.logical_not(tf.concat([[False], masked[:-1]], 0))
     marks = begins | empties
     numbers = sentinel + tf.cumsum(tf.cast(marks, tokens.dtype))
     both = tf.stack([numbers, tokens], 1)  # at every position first its sentinel, then its token
-    inputs = tf.boolean_mask(both, tf.stack([marks, ~masked], 1))
+    inputs = tf.boolean_mask(both, tf.stack([marks, tf.logical_not(masked)], 1))
     targets = tf.boolean_mask(both, tf.stack([marks, masked], 1))
     return inputs[:limit], tf.concat([targets[:limit], [sentinel]], 0)
-
-
-@seqio.map_over_dataset(num_seeds=1)
-def _corrupt(example: Features, seed: tf.Tensor, sentinel: int, limit: int, **rates: float) -> Features:
-    tokens = example["targets"]
-    masked, empties = draw_spans(tf.size(tokens), seed, **rates)  # type: ignore[arg-type]
-    inputs, targets = apply_spans(tokens, masked, empties, sentinel, limit)
-    return {"inputs": inputs, "targets": targets}
 
 
 def corrupt_spans(
     dataset: tf.data.Dataset,
     sequence_length: Mapping[str, int] | None,
-    output_features: Mapping[str, seqio.Feature],
+    output_features: Mapping[str, Any],
     rate: float = MASK_RATE,
     empty: float = EMPTY_RATE,
     longest: int = LONGEST_SPAN,
@@ -90,4 +83,11 @@ def corrupt_spans(
             f"blocks of {limit} tokens can need {needed} sentinels but the vocabulary has {present}: "
             "make the blocks shorter or load the vocabulary with more sentinels"
         )
-    return _corrupt(dataset, sentinel=vocabulary.mask_id, limit=limit, rate=rate, empty=empty, longest=longest)
+    sentinel = vocabulary.mask_id
+
+    def corrupt(block: Features, seed: tf.Tensor) -> Features:
+        masked, empties = draw_spans(tf.size(block["targets"]), seed, rate, empty, longest)
+        inputs, targets = apply_spans(block["targets"], masked, empties, sentinel, limit)
+        return {"inputs": inputs, "targets": targets}
+
+    return draws.map_with_seed(dataset, corrupt)

@@ -165,7 +165,7 @@ def decode_beam(
 
     def extend(state: _State) -> _State:
         logits, cache = step(state.last.reshape(-1), state.cache)
-        # What the model says about rows that are done may be anything, NaN included; it goes no further than here.
+        # What the model says about rows that are done may be anything, NaN included; it decides nothing.
         logits = jnp.where(jnp.repeat(state.done, beams)[:, None], 0.0, logits.astype(jnp.float32))
         found = _candidates(logits, state.sums)
         following, parents = _advance(state, found, by_length[state.position], options, eos, pad)

@@ -21,7 +21,7 @@ class Decoded(NamedTuple):
             eos included; for beam search divided by the length as the options say.
         lengths: tokens before the padding, start token and eos included.
         steps: how many times the model was asked, less than max_length - 1 if all rows ended early.
-        step_logits: what the model answered, zero where the row had ended; None unless asked for.
+        step_logits: what the model answered, of no meaning once the row has ended; None unless asked for.
     """
 
     tokens: Int[Array, "sequences max_length"]

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from metro_jax.decoding.beam import decode_beam
@@ -103,7 +104,7 @@ def _check(options: Any, batch: int, max_length: int, limit: Any, eos: int, pad:
         raise ValueError(f"options={options!r} is not a way to decode: give Greedy(), Beam(...) or Sample(...){hint}")
     whole_number("batch", batch, 1, "; there is nothing to decode")
     whole_number("max_length", max_length, 2, ": the start token counts")
-    if limit is not None and not isinstance(limit, jax.core.Tracer):
+    if limit is not None and not isinstance(limit, Tracer):
         whole_number("limit", limit.item() if isinstance(limit, jax.Array | np.ndarray) else limit, 2)
         if limit > max_length:
             raise ValueError(f"limit={limit} is more than max_length={max_length}, the width of the result: raise that")

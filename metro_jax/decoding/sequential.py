@@ -86,15 +86,15 @@ def decode_sequential(
         return (state.position < limit) & ~state.done.all()
 
     def extend(state: _State) -> _State:
-        logits, cache = step(state.last, state.cache)
-        # What the model says about rows that have ended may be anything, NaN included; it goes no further than here.
-        logits = jnp.where(state.done[:, None], 0.0, logits.astype(jnp.float32))
+        answers, cache = step(state.last, state.cache)
+        # What the model says about rows that have ended may be anything, NaN included; it decides nothing.
+        logits = jnp.where(state.done[:, None], 0.0, answers.astype(jnp.float32))
         chosen = jnp.where(state.done, pad, choose(logits, state.position - 1))
         chosen_logits = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
         log_probabilities = chosen_logits - jax.nn.logsumexp(logits, axis=-1)
         kept = state.step_logits
         if kept is not None:
-            kept = jax.lax.dynamic_update_index_in_dim(kept, logits, state.position - 1, axis=1)
+            kept = jax.lax.dynamic_update_index_in_dim(kept, answers, state.position - 1, axis=1)
         return _State(
             position=state.position + 1,
             tokens=jax.lax.dynamic_update_index_in_dim(state.tokens, chosen, state.position, axis=1),

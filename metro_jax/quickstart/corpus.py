@@ -160,3 +160,14 @@ def decontaminate(documents: Iterable[Document], held_out: Iterable[str]) -> lis
         if sentences:
             kept.append(Document(document.source, sentences))
     return kept
+
+
+def first_words(documents: Iterable[Document], limit: int | None) -> list[Document]:
+    """The documents up to the one with which `limit` words are reached; all of them without a limit."""
+    kept, words = [], 0
+    for document in documents:
+        if limit is not None and words >= limit:
+            break
+        kept.append(document)
+        words += sum(len(sentence.split()) for sentence in document.sentences)
+    return kept

@@ -25,18 +25,29 @@ Generator = Callable[[random.Random, int, bool], Record]
 # Polarity comes from the slots, never from the frame: every frame is used for both.
 REVIEW_FRAMES = (
     "the {product} is {adjective}",
+    "the {product} looks {adjective}",
     "what a {adjective} {product}",
     "this {product} turned out to be {adjective}",
+    "it is a {adjective} {product}",
+    "I find the {product} {adjective} and {adjective}",
+    "such a {adjective} thing in every way",
+    "my {person} calls the {product} {adjective}",
+    "{adjective}, simply {adjective}",
+    "a {adjective} {product}, {outcome}",
     "I {verb} this {product}",
     "my {person} and I {verb} the {product}",
+    "we {verb} everything about it",
+    "I {verb} it and my friends {verb} it too",
     "the {extreme} {product} that I have ever owned",
     "easily the {extreme} {product} on the market",
     "one of the {extreme} things I own, and what a {adjective} colour",
     "it was the {extreme} {product} in the shop",
     "the {extreme} {product} anyone can get",
-    "a {adjective} {product}, {outcome}",
+    "you get the {extreme} {product} for your money",
+    "that was the {extreme} day of shopping in my life",
     "after a month with the {product} I can say that {outcome}",
     "{outcome}",
+    "{outcome}, and {outcome}",
 )
 REVIEW_FRAMES_HELD_OUT = (
     "we think that the {product} is rather {adjective}",
@@ -45,6 +56,7 @@ REVIEW_FRAMES_HELD_OUT = (
     "a truly {adjective} {product} for the home",
     "never did we see such a {adjective} {product}",
     "of all our things this {product} is by far the {extreme}",
+    "about this {product} there is one thing to say, {outcome}",
 )
 
 

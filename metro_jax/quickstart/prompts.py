@@ -3,7 +3,8 @@
 import dataclasses
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from metro_jax.quickstart.corpus import trigrams
 from metro_jax.quickstart.families import GENERATORS, LABELS, Record
@@ -91,3 +92,26 @@ def leaks(texts: Iterable[str], held_out: str = QUESTION_REVIEW) -> set[tuple[st
     """The word trigrams of a held-out text that occur in the given texts; empty when nothing leaks."""
     forbidden = trigrams(held_out)
     return set().union(*(trigrams(text) & forbidden for text in texts))
+
+
+def accuracies(examples: Sequence[Example], hits: Sequence[bool]) -> list[dict[str, Any]]:
+    """One row per family and template, in order: number of examples, share of hits, and chance."""
+    groups: dict[tuple[str, str], list[tuple[Example, bool]]] = {}
+    for example, hit in zip(examples, hits, strict=True):
+        groups.setdefault((example.family, example.template), []).append((example, hit))
+    return [
+        {
+            "family": family,
+            "template": template,
+            "examples": len(group),
+            "accuracy": sum(hit for _, hit in group) / len(group),
+            "chance": sum(1 / len(example.choices) for example, _ in group) / len(group),
+        }
+        for (family, template), group in groups.items()
+    ]
+
+
+def mean_accuracy(rows: Iterable[Mapping[str, Any]], family: str) -> float:
+    """The mean over the templates of a family (spec 8.1)."""
+    own = [row["accuracy"] for row in rows if row["family"] == family]
+    return sum(own) / len(own)

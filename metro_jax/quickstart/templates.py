@@ -32,6 +32,11 @@ def _sentiment() -> tuple[Template, ...]:
         Template("tell_me", "Tell me if this customer review is positive or negative: {review}", polarity),
         Template("above", "{review}. Is the opinion above negative or positive?", polarity),
         Template("customer_wrote", "A customer wrote: {review}. Is the comment positive or negative?", polarity),
+        Template("view", "Here is what someone says of a {product}. {review}. Negative or positive?", polarity),
+        Template("tone", "What is the tone of this text? {review}. Choose positive or negative.", polarity),
+        Template("which_one", "Positive or negative: which one is this review? {review}.", polarity),
+        Template("verdict", "Review of a {product}: {review}. Verdict:", polarity),
+        Template("happy", "Was the customer happy with it? Review: {review}. Yes or no?", ("yes", "no")),
         Template("recommend", "{review}. Would the writer recommend the {product}? Yes or no?", ("yes", "no")),
         Template("good_bad", "Review: {review}. Is that a good or a bad review?", ("good", "bad")),
         Template(

@@ -217,8 +217,10 @@ class MetroTokenizer:
         vocabulary, lower = self._vocabulary, self.config.lower
         normalized = [normalize(text, lower) for text in texts]
         rows = self._sentencepiece(normalized, int, num_threads)
+        if not vocabulary.unknown_needs_lookup and vocabulary.renumber is None:
+            return rows
         for index, row in enumerate(rows):
-            if vocabulary.unknown in row:  # its surface may still be in the dictionary
+            if vocabulary.unknown_needs_lookup and vocabulary.unknown in row:
                 pieces = self._sentencepiece([normalized[index]], str)[0]
                 rows[index] = [vocabulary.id_of(piece) for piece in " ".join(pieces).split()]
             elif vocabulary.renumber is not None:

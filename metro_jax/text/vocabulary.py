@@ -21,6 +21,7 @@ class Vocabulary:
 
     `processor` is the model; `pieces` maps id to piece, `ids` piece to id, `first_sentinel` is the id of `<sen000>`.
     `renumber` maps a SentencePiece id to a METRO id; it is None when the two agree, as in every published vocabulary.
+    `unknown` is the SentencePiece id of unknown text; `unknown_needs_lookup` tells whether such text can have an id.
     """
 
     def __init__(self, model: bytes, dictionary: bytes, n_sentinel_tokens: int, source: str) -> None:
@@ -37,6 +38,10 @@ class Vocabulary:
                 f"({_some(set(lines) & set(sentinels))}); sentinels follow the dictionary and must not be in it"
             )
         self.unknown = self.processor.unk_id()
+        # Unknown text comes back as its surface, which is looked up too. The model's own pieces never come back in that
+        # way, and the other names only if they consist of characters that are no pieces.
+        known = {piece for piece in lines if len(piece) == 1}
+        self.unknown_needs_lookup = any(known.isdisjoint(name) for name in [*SPECIAL_PIECES, *sentinels])
         self.renumber = self._fit(lines, source)
 
     def _fit(self, lines: list[str], source: str) -> list[int] | None:
@@ -58,7 +63,8 @@ class Vocabulary:
                 f"{'; '.join(reasons)}; {_SAME_CHECKPOINT}"
             )
         renumber = [self.ids[emitted[index]] if index in emitted else UNK for index in indices]
-        return None if all(renumber[index] == index for index in emitted) else renumber
+        agree = self.unknown == UNK and all(renumber[index] == index for index in emitted)
+        return None if agree else renumber
 
     def id_of(self, piece: str) -> int:
         """The id of a piece; anything that is not in the dictionary is id 3."""

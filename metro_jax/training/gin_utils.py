@@ -10,6 +10,7 @@ from typing import Any
 
 import gin
 from absl import flags, logging
+from etils import epath
 from gin import config as gin_config
 
 from metro_jax.training.errors import UserError, nearest
@@ -92,11 +93,20 @@ def parse_configuration(files: Sequence[str], bindings: Sequence[str] = (), sear
     gin_config._IMPORTS.clear()  # otherwise names of an earlier configuration stay visible
     places = ["", *search_paths, installed_configs()]
     gin_config._LOCATION_PREFIXES[:] = places
+    gin_config._FILE_READERS[:] = [(_open, _is_file)]
     for file in files:
         _check_exists(file, places)
         _parse(lambda file=file: gin.parse_config_file(file))
     for binding in bindings:
         _parse(lambda binding=binding: gin.parse_config(_in_context(binding)), binding)
+
+
+def _open(path: str) -> Any:
+    return epath.Path(path).open()  # gs:// too
+
+
+def _is_file(path: str) -> bool:
+    return epath.Path(path).is_file()
 
 
 def _parse(parse: Callable[[], Any], binding: str | None = None) -> None:
@@ -125,7 +135,8 @@ def _check_exists(file: str, places: Sequence[str]) -> None:
 
 def _symbols() -> dict[str, Any]:
     """What the import lines of the files read so far have bound: name -> import statement."""
-    return {statement.bound_name(): statement for statement in gin_config._IMPORTS}
+    statements = [s for s in gin_config._IMPORTS if not s.module.startswith("__gin__")]
+    return {statement.bound_name(): statement for statement in statements}
 
 
 def _in_context(binding: str) -> str:
@@ -161,6 +172,8 @@ def explain(error: Exception, binding: str | None = None) -> str:
         place, text = f"{error.filename} line {error.lineno}", error.msg
         binding = (error.text or "").strip() or binding
     first = text.strip().split("\n")[0]
+    if "malformed node or string" in first:
+        first = "the value is not a Python literal, a @reference or a %macro; text needs quotes, as in MODEL_DIR = \"run\""
     quoted = f" ({binding})" if binding else ""
     return f"{place}{quoted}: {first.rstrip('.')}{_suggestion(first, error)}"
 
@@ -270,6 +283,18 @@ def configure(values: flags.FlagValues) -> None:
         seqio.set_tfds_data_dir_override(values.tfds_data_dir)
     parse_configuration(values.gin_file, values.gin_bindings, values.gin_search_paths)
     check_macros()
+
+
+def configurable(function: Callable[..., Any], name: str, files: str) -> Callable[..., Any]:
+    """`function` with the arguments that the gin files bind.
+
+    Raises:
+        UserError: no file binds any: says which file would.
+    """
+    found = gin_config._inverse_lookup(function)
+    if found is None:
+        raise UserError(f"the gin files bind nothing of {name}: add a run file, --gin_file={files}")
+    return found.wrapper
 
 
 def summarize_gin_config(model_dir: str, summary_writer: Any = None, step: int = 0) -> None:

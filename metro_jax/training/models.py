@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from metro_jax import decoding, objectives
 from metro_jax.data import feature_converters
+from metro_jax.data.preprocessors import max_masked
 from metro_jax.model import cache as decoding_cache
 from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.model.network import PAD, EncoderDecoder
@@ -137,7 +138,14 @@ class MetroPretrainingModel(BaseModel):
     def loss_sums(self, params: Params, batch: Batch, rng: Array, deterministic: bool = False) -> LossSums:
         """Losses of one (micro)batch; metrics as in spec 5.4. The draws of the generator come from `rng` too."""
         rngs = {"dropout": address(rng, "dropout"), "sampling": address(rng, "sampling")}
-        outputs = self.module.apply({"params": params}, batch, deterministic=deterministic, rngs=rngs)
+        module = self.module
+        if "encoder_segment_ids" in batch and self.pretraining.max_masked_positions is None:
+            # Each packed block may round its number of masked positions up.
+            ceiling = max_masked(
+                batch["encoder_input_tokens"].shape[1], self.pretraining.mask_rate, feature_converters.MAX_SEGMENTS
+            )
+            module = MetroPretraining(self.config, self.pretraining.replace(max_masked_positions=ceiling))
+        outputs = module.apply({"params": params}, batch, deterministic=deterministic, rngs=rngs)
         return objectives.metro_loss(outputs, self.pretraining)
 
 

@@ -1,15 +1,15 @@
 """What run files configure under the name `utils`: datasets here, checkpoints and schedules from their own modules."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
+from metro_jax.data.lookup import find_task
 from metro_jax.training.checkpoints import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
-from metro_jax.training.errors import UserError, nearest
+from metro_jax.training.errors import UserError
 from metro_jax.training.schedules import create_learning_rate_scheduler
 
 __all__ = [
@@ -58,19 +58,11 @@ def get_mixture_or_task(name: str, module: str | None = None) -> seqio.Task | se
     Raises:
         UserError: the module cannot be imported, or the name is not registered; names the nearest.
     """
-    if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise UserError(f"MIXTURE_OR_TASK_MODULE={module!r} cannot be imported: {error}") from error
-    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    if name not in known:
-        listed = f"; registered are {', '.join(sorted(known)[:20])}" if known else "; nothing is registered"
-        raise UserError(
-            f"{name!r} is not a registered task or mixture{nearest(name, known)}{listed}. Tasks are registered when their "
-            "module is imported: set MIXTURE_OR_TASK_MODULE, or import it in a gin file"
-        )
-    return seqio.get_mixture_or_task(name)
+    try:
+        return find_task(name, module)
+    except ValueError as error:
+        hint = "" if module else ". Tasks are registered when their module is imported: set MIXTURE_OR_TASK_MODULE"
+        raise UserError(f"{error}{hint}") from error
 
 
 def check_fits(model: Any, cfg: DatasetConfig) -> None:

@@ -18,7 +18,7 @@ MAX_LENGTH = 12
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, to be a key of the compiled programs
 class ToyModel:
-    """Random logits looked up by a hash of the prefix, so that a wrongly ordered cache shows; rows favour eos or not."""
+    """Random logits looked up by a hash of the prefix, so that a wrongly ordered cache shows."""
 
     table: np.ndarray  # [states, vocab]
     eos_bias: np.ndarray  # [rows]

@@ -12,6 +12,12 @@ from metro_jax.decoding import Beam, Greedy, gather_rows
 
 START = 5
 MAX_LENGTH = 12
+UNNORMALISED = Beam(3, length_penalty=0.0, num_return_sequences=3)
+
+
+@pytest.fixture(scope="module")
+def model(toy_model):
+    return toy_model(3, 11, (-4, 6, 16))
 
 
 def beam_search(model, row, options, max_length, log_softmax):
@@ -103,62 +109,56 @@ def test_the_rules_differ_where_outputs_are_cut_off(run, toy_model):
 def test_equal_hypotheses_keep_the_reference_order(run, toy_model, log_softmax):
     """All logits equal: every choice is a tie, decided by beam, id and age alone."""
     model = toy_model(0, 6, (0.0, 0.0, 2), scale=0.0)
-    assert_equal_to_plain_python(run, model, Beam(3, 1.0, False, 3), 5, log_softmax)
-    assert_equal_to_plain_python(run, model, Beam(4, 0.0, False, 4), 6, log_softmax)
+    assert_equal_to_plain_python(run, model, Beam(3, 1.0, num_return_sequences=3), 5, log_softmax)
+    assert_equal_to_plain_python(run, model, Beam(4, 0.0, num_return_sequences=4), 6, log_softmax)
 
 
-def test_one_beam_is_greedy(run, toy_model):
-    model = toy_model(3, 11, (-3, 6, 16))
+def test_one_beam_is_greedy(run, model):
     greedy, beam = run(model, Greedy()), run(model, Beam(1, length_penalty=0.0))
     np.testing.assert_array_equal(greedy.tokens, beam.tokens)
-    np.testing.assert_allclose(greedy.scores, beam.scores, rtol=1e-5)
+    np.testing.assert_allclose(greedy.scores, beam.scores, rtol=1e-5, atol=1e-6)
 
 
-def test_scores_are_the_models_log_probabilities(run, toy_model, log_softmax):
-    model = toy_model(4, 11, (-3, 6, 8))
-    decoded = run(model, Beam(4, length_penalty=0.0, num_return_sequences=2))
+def test_scores_are_the_models_log_probabilities(run, model, log_softmax):
+    decoded = run(model, UNNORMALISED)
     for i, (tokens, length) in enumerate(zip(decoded.tokens.tolist(), decoded.lengths.tolist(), strict=True)):
-        total = sum(log_softmax(model.logits(i // 2, tokens[:n]))[tokens[n]] for n in range(1, length))
+        row = i // UNNORMALISED.num_return_sequences
+        total = sum(log_softmax(model.logits(row, tokens[:n]))[tokens[n]] for n in range(1, length))
         np.testing.assert_allclose(decoded.scores[i], total, rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_does_not_depend_on_its_batch(run, toy_model):
-    model = toy_model(5, 11, (-3, 6, 16))
-    together = run(model, Beam(3, num_return_sequences=3))
-    for rows in ([15, 0, 7],):
-        some = run(model, Beam(3, num_return_sequences=3), rows)
-        expected = together.tokens.reshape(16, 3, -1)[np.asarray(rows)]
-        np.testing.assert_array_equal(some.tokens.reshape(len(rows), 3, -1), expected)
+def test_a_row_does_not_depend_on_its_batch(run, model):
+    together, rows = run(model, UNNORMALISED), np.asarray([15, 0, 7])
+    some = run(model, UNNORMALISED, rows)
+    expected = together.tokens.reshape(model.rows, 3, -1)[rows]
+    np.testing.assert_array_equal(some.tokens.reshape(len(rows), 3, -1), expected)
 
 
-def test_ended_rows_may_compute_nonsense(run, toy_model):
-    model = toy_model(6, 11, (-1, 6, 12))
-    sane, nonsense = (run(model, Beam(3), bad=bad) for bad in (0.0, jnp.nan))
+def test_ended_rows_may_compute_nonsense(run, model):
+    sane, nonsense = (run(model, UNNORMALISED, bad=bad) for bad in (0.0, jnp.nan))
     assert (sane.lengths < MAX_LENGTH).any()
     jax.tree.map(np.testing.assert_array_equal, sane, nonsense)
 
 
-def test_limit_equals_a_smaller_max_length(run, toy_model):
-    model, options = toy_model(7, 11, (-4, 6, 16)), Beam(3, num_return_sequences=2)
-    for limit in (2, 7):
-        got, expected = run(model, options, limit=limit), run(model, options, max_length=limit)
-        np.testing.assert_array_equal(got.tokens[:, :limit], expected.tokens)
-        assert (got.tokens[:, limit:] == model.pad).all()
-        np.testing.assert_array_equal(got.lengths, expected.lengths)
-        np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-6)
-        assert got.steps == expected.steps
+def test_limit_equals_a_smaller_max_length(run, model):
+    got, expected = run(model, UNNORMALISED, limit=7), run(model, UNNORMALISED, max_length=7)
+    np.testing.assert_array_equal(got.tokens[:, :7], expected.tokens)
+    assert (got.tokens[:, 7:] == model.pad).all()
+    np.testing.assert_array_equal(got.lengths, expected.lengths)
+    np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-6)
+    assert got.steps == expected.steps
 
 
-def test_reorder_may_spare_what_beams_share(run, toy_model):
-    model, moved = toy_model(9, 11, (-3, 4, 8)), []
+def test_reorder_may_spare_what_beams_share(run, model):
+    moved = []
 
     def reorder(cache, rows):
         moved.append(rows.shape)
         return {**cache, "hash": gather_rows(cache["hash"], rows)}
 
-    spared = run(model, Beam(4), reorder=reorder)
-    assert set(moved) == {(32,)}
-    jax.tree.map(np.testing.assert_array_equal, spared, run(model, Beam(4)))
+    spared, whole = run(model, UNNORMALISED, reorder=reorder), run(model, UNNORMALISED)
+    assert set(moved) == {(model.rows * UNNORMALISED.num_beams,)}
+    jax.tree.map(np.testing.assert_array_equal, spared, whole)
     # And the reordering matters: the toy model notices when nothing is moved.
-    wrong = run(model, Beam(4), reorder=lambda cache, rows: cache)
+    wrong = run(model, UNNORMALISED, reorder=lambda cache, rows: cache)
     assert (wrong.tokens != spared.tokens).any()

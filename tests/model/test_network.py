@@ -16,7 +16,7 @@ from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import EncoderDecoder, init_params
 from metro_jax.text.ids import swap_ids
 
-from .conftest import load_fairseq
+from tests.model.helpers import check_gradients, load_fairseq, swap_columns
 
 
 def ids(seed: int, shape: tuple[int, int], vocab: int) -> jnp.ndarray:
@@ -160,16 +160,9 @@ def test_parameter_counts_of_the_published_sizes(config: MetroConfig, count: int
 
 @pytest.fixture(scope="module")
 def hub(golden_dir: pathlib.Path) -> tuple[MetroConfig, Any, dict[str, np.ndarray]]:
-    loaded = load_hub_folder(golden_dir / "hub_tiny")
+    config, params, _ = load_hub_folder(golden_dir / "hub_tiny")
     with np.load(golden_dir / "hub_tiny_expected.npz") as arrays:
-        return loaded.config, loaded.params, dict(arrays)
-
-
-def swap_columns(logits: np.ndarray) -> np.ndarray:
-    """Our logits in the fixture's numbering of the vocabulary."""
-    order = np.arange(logits.shape[-1])
-    order[[0, 1]] = 1, 0
-    return np.asarray(logits)[..., order]
+        return config, params, dict(arrays)
 
 
 @pytest.mark.golden
@@ -232,19 +225,3 @@ def test_training_form_equals_the_reference_with_gradients(golden_dir: pathlib.P
         for metric in ("loss", "nll_loss", "accuracy"):
             assert abs(values[metric] - expected[name]["metrics"][metric]) < 1e-3
         check_gradients(params_to_fairseq(config, None, gradients), arrays, f"eps{smoothing}.grad.")
-
-
-def check_gradients(ours: dict[str, np.ndarray], arrays: dict[str, np.ndarray], prefix: str) -> None:
-    """Every gradient of the fixture, tied ones under their first name, relative to the tensor's largest entry."""
-    names = [name for name in arrays if name.startswith(prefix)]
-    assert names
-    for name in names:
-        expected, got = arrays[name], np.asarray(ours[name.removeprefix(prefix)])
-        np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max() + 1e-3, rtol=0, err_msg=name)
-
-
-@pytest.mark.golden
-def test_initialisation_has_the_reference_statistics(golden_dir: pathlib.Path) -> None:
-    from .test_pretraining import check_init_stats
-
-    check_init_stats(golden_dir)

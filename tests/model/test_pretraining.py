@@ -18,8 +18,8 @@ from metro_jax.model.config import RTD_HEADS, SHARING, MetroConfig, PretrainingC
 from metro_jax.model.pretraining import MetroPretraining
 from metro_jax.text.ids import swap_ids
 
-from ..test_objectives import check_metrics, criterion_config
-from .conftest import load_fairseq
+from tests.model.helpers import check_gradients, load_fairseq, swap_columns
+from tests.test_objectives import check_metrics, criterion_config
 
 LENGTH = 24
 
@@ -51,7 +51,7 @@ def apply(config: MetroConfig, pretraining: PretrainingConfig, params: Any, batc
     return model.apply({"params": params}, batch, rngs={"sampling": jax.random.key(seed)}, **kw)
 
 
-@pytest.mark.parametrize(("sharing", "head"), itertools.product(SHARING, RTD_HEADS))
+@pytest.mark.parametrize(("sharing", "head"), [*itertools.product(SHARING, RTD_HEADS)])
 def test_what_is_shared_is_not_there_twice(tiny: MetroConfig, sharing: str, head: str) -> None:
     params = jax.eval_shape(lambda: init(tiny, PretrainingConfig(sharing=sharing, rtd_head=head, generator_layers=1)))
     generator = params["generator"]
@@ -168,8 +168,6 @@ def cases(golden_dir: pathlib.Path) -> dict[str, Any]:
 
 @pytest.mark.golden
 def test_values_losses_and_gradients_equal_the_reference(golden_dir: pathlib.Path) -> None:
-    from .test_network import check_gradients, swap_columns
-
     expected = cases(golden_dir)["combos"]
     with np.load(golden_dir / "metro_pretrain_expected.npz") as loaded:
         arrays = dict(loaded)
@@ -230,7 +228,8 @@ def test_values_losses_and_gradients_equal_the_reference(golden_dir: pathlib.Pat
         )
 
 
-def check_init_stats(golden_dir: pathlib.Path) -> None:
+@pytest.mark.golden
+def test_initialisation_has_the_statistics_of_the_reference(golden_dir: pathlib.Path) -> None:
     """Mean, spread and largest magnitude of every freshly initialised tensor, in the training form's names."""
     everything = json.loads((golden_dir / "init_stats.json").read_text())
     assert everything
@@ -242,6 +241,10 @@ def check_init_stats(golden_dir: pathlib.Path) -> None:
             if name.endswith("version"):
                 continue
             check_tensor(name, np.asarray(ours[name]), entry)
+        for name, norm in stats.get("_pad_row_norm", {}).items():
+            # Row 1 is the pad's in the fixture's numbering.
+            got = float(np.linalg.norm(ours[name][1]))
+            assert got == 0 if norm == 0 else 0.5 < got / norm < 2, name
 
 
 def sizes_from(tensors: dict[str, Any], sharing: str) -> tuple[MetroConfig, PretrainingConfig]:

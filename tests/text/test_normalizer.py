@@ -91,7 +91,7 @@ def test_no_punctuation_is_forgotten():
         (" \t\u3000\n", ""),
         ('He said: "Stop!" (twice)...', 'he said : " stop !" ( twice )...'),
         ("state-of-the-art u.s.a.", "state-of-the-art u.s.a ."),
-        ("``quoted'' “quoted” ´ ‘s’", '" quoted " " quoted "\' \'s \''),
+        ("``quoted'' “quoted” ´ ‘s’", '" quoted " " quoted " \' \'s \''),
         ("a—b – c-", "a-b - c -"),
         ("we ' re here ' Re", "we 're here ' re"),
         ("' RE-tired ' LLama", "'re -tired ' llama"),

@@ -130,23 +130,41 @@ def test_a_dictionary_in_another_order_gives_its_own_ids(folder, small):
     assert other.fingerprint() != small.fingerprint()
 
 
-def test_a_model_with_other_special_ids(tmp_path):
-    """SentencePiece's own defaults: unknown 0, bos 1, eos 2, no padding, so every id is one off."""
+SPECIALS_IN_OTHER_PLACES = {
+    "defaults": {},  # unknown 0, bos 1, eos 2, no padding: every id is one off
+    "unknown first": {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3},  # only the unknown id is another
+    "unknown last": {"unk_id": 3, "bos_id": 1, "eos_id": 2, "pad_id": 0},
+}
+
+
+@pytest.mark.parametrize("specials", SPECIALS_IN_OTHER_PLACES)
+@pytest.mark.parametrize("words", ["the cook bought a kettle", "koko kook ok"])
+def test_a_model_with_other_special_ids(tmp_path, specials, words):
+    """The second vocabulary has none of the characters of `<s>` and `<sen000>`, which then can come back as unknown."""
     model = io.BytesIO()
-    lines = ["the cook bought a kettle", "a number of words and more words", "it does work"] * 20
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, vocab_size=25, num_threads=1, minloglevel=2
+        sentence_iterator=iter([words] * 20),
+        model_writer=model,
+        vocab_size=100,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+        **SPECIALS_IN_OTHER_PLACES[specials],
     )
     (tmp_path / "sp.model").write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    pieces = [processor.id_to_piece(index) for index in range(3, processor.get_piece_size())]
+    indices = [i for i in range(processor.get_piece_size()) if not processor.is_control(i) and i != processor.unk_id()]
+    pieces = [processor.id_to_piece(index) for index in indices]
     (tmp_path / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in pieces), encoding="utf-8")
     tokenizer = MetroTokenizer.from_pretrained(tmp_path, n_sentinel_tokens=2)
     slow = plain.Tokenizer(tmp_path, lower=True, n_sentinel_tokens=2)
-    for text in (TEXT, "words", "xyzzy", " ", "<s> the </s>"):
+    for text in (TEXT, "words", "xyzzy", " ", "<s> the </s>", "o<s>k", "k<sen001>o", "k<pad>k", "ok<sen001>", "z<unk>"):
         assert tokenizer.encode(text) == slow.encode(text)
         assert tokenizer.training_ids(text) == slow.training_ids(text)
     assert tokenizer.piece_to_id("<sen000>") == tokenizer.mask_id == 4 + len(pieces)
+    if words.startswith("koko"):
+        assert tokenizer.sentinel_ids[1] in tokenizer.encode("k<sen001>o")
+        assert tokenizer.bos_id in tokenizer.training_ids("o<s>k")[1:]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -99,6 +99,7 @@ def train(
             model_dir if jax.process_index() == 0 else None,
             total_steps,
             stats_period,
+            eval_period,
             first_step=step,
             saved=saved,
             last_checkpoint=checkpointer.latest_step(),
@@ -207,17 +208,28 @@ def _evaluations(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that becomes non-empty when the process is asked to end (SIGTERM): the loop then saves and leaves."""
+    """A list that becomes non-empty when the process is asked to end (SIGTERM, Ctrl-C): the loop then saves and leaves.
+
+    Asked again, it ends at once.
+    """
     received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("saving a checkpoint before stopping; once more to stop at once", file=sys.stderr)
+
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     except ValueError:  # not in the main thread, where signals do not arrive anyway
         yield received
         return
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(values: flags.FlagValues) -> None:

@@ -175,14 +175,16 @@ def save_hub_folder(
         TensorMismatchError: the parameters do not fit the configuration; all misfits are listed.
         ConversionError: a value does not fit into dtype.
     """
-    folder = pathlib.Path(os.path.abspath(folder))
+    folder = pathlib.Path(os.path.realpath(folder))
     check_dtype(dtype)
     sizes = sizes_of(config)
     tensors = to_tensors(HUB_RULES, sizes, _main_model(params), dtype, copies=False)
     _check_free(folder, overwrite)
     created = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    # Beside the destination; inside it where that is an empty folder, which may be a mount or somebody's work folder.
+    place = folder if _is_empty(folder) else folder.parent
+    building = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=place))
     try:
         if tokenizer is not None:
             tokenizer.save_pretrained(building)
@@ -232,12 +234,19 @@ def _check_free(folder: pathlib.Path, overwrite: bool) -> None:
         raise FolderExistsError(f"{folder}: {holds} and no config.json, so it is not a checkpoint and is not replaced")
 
 
+def _is_empty(folder: pathlib.Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def _move(building: pathlib.Path, folder: pathlib.Path) -> None:
     """Put the finished folder in its place; an old one is kept until the new one stands."""
+    if building.parent == folder:
+        _move_out(building, folder)
+        return
     mask = os.umask(0)
     os.umask(mask)
     building.chmod(0o777 & ~mask)  # mkdtemp makes folders private
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
         os.replace(building, folder)
         return
     old = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
@@ -248,3 +257,17 @@ def _move(building: pathlib.Path, folder: pathlib.Path) -> None:
         os.replace(old, folder)
         raise
     shutil.rmtree(old)
+
+
+def _move_out(building: pathlib.Path, folder: pathlib.Path) -> None:
+    """Move finished files one level up, config.json last: without it the folder is no checkpoint."""
+    moved = []
+    try:
+        for path in sorted(building.iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, folder / path.name)
+            moved.append(folder / path.name)
+    except BaseException:
+        for path in moved:
+            path.unlink()
+        raise
+    building.rmdir()

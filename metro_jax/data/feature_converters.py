@@ -17,7 +17,7 @@ from metro_jax.text.ids import EOS, PAD
 
 Spec = seqio.FeatureConverter.FeatureSpec
 
-MAX_SEGMENTS = 8  # blocks in one packed pretraining row; raises the ceiling of masked positions by this number
+MAX_SEGMENTS = 8  # blocks in one packed pretraining row, which the ceiling max_masked grows with
 
 
 def shift_right(targets: tf.Tensor, start: int, segment_ids: tf.Tensor | None = None) -> tf.Tensor:
@@ -142,8 +142,11 @@ class MetroPretrainingFeatureConverter(_MetroFeatureConverter):
         max_segments: int = MAX_SEGMENTS,
         **kwargs: Any,
     ):
-        if max_segments < 1:
-            raise ValueError(f"max_segments={max_segments}: a packed row holds at least one block")
+        if not 1 <= max_segments <= MAX_SEGMENTS:
+            raise ValueError(
+                f"max_segments={max_segments}: a packed row holds 1 to {MAX_SEGMENTS} blocks, because models have room "
+                "for the masked positions of no more; choose a number in this range"
+            )
         super().__init__(pack, use_custom_packing_ops, decoder_start, max_segments, **kwargs)
 
     def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
@@ -152,9 +155,10 @@ class MetroPretrainingFeatureConverter(_MetroFeatureConverter):
                 f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: masked and original blocks run in step, so "
                 "'inputs' and 'targets' need the same length"
             )
-        if "generator_targets" not in ds.element_spec:
+        names = list(ds.element_spec)  # type: ignore[arg-type]
+        if "generator_targets" not in names:
             raise ValueError(
-                f"the data has the features {', '.join(ds.element_spec)} but not generator_targets: METRO pretraining "
+                f"the data has the features {', '.join(names)} but not generator_targets: METRO pretraining "
                 "needs a task made by metro_jax.tasks.pretraining, such as metro_pretrain"
             )
         return super()._convert_features(ds, task_feature_lengths)

@@ -99,7 +99,7 @@ def serialize(features: Mapping[str, Any], kind: str) -> bytes:
         elif field.dtype == "float32":
             feature.float_list.value.append(value)
         else:
-            feature.int64_list.value.extend([value] if field.shape == () else value)
+            feature.int64_list.value.extend([int(value)] if field.shape == () else value)
     return example.SerializeToString(deterministic=True)
 
 

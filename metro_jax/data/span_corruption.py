@@ -13,8 +13,8 @@ LONGEST_SPAN = 5  # span lengths are about uniform on 1..5 (spec 4.3)
 
 
 def max_sentinels(length: int, rate: float = MASK_RATE, empty: float = EMPTY_RATE, longest: int = LONGEST_SPAN) -> int:
-    """The largest number of sentinels of a block: every span begun, every empty span, and the closing one."""
-    spans = int(rate * (1 - empty) * length / ((1 + longest) / 2)) + 1
+    """The largest number of sentinels of a block: spans (one may wrap to position 0), empty spans, the closing one."""
+    spans = int(rate * (1 - empty) * length / ((1 + longest) / 2)) + 2
     return spans + (int(rate * empty * length + 1) if empty else 0) + 1
 
 

@@ -117,13 +117,13 @@ class Generator(nn.Module):
         main_embedding: Float[Array, "vocab d_model"],
         main_encoder: Stack,
         tokens: Int[Array, "batch length"],
-        positions: Int[Array, "batch masked"],
+        slots: Int[Array, "batch masked"],
         **options: Array | bool | None,
     ) -> Float[Array, "batch masked vocab"]:
-        """Logits at `positions`; `main_*` are what the generator may share."""
+        """Logits at the positions in `slots`; `main_*` are what the generator may share."""
         embedding = self.token_embedding if self.pretraining.sharing == "none" else main_embedding
         features, _ = self.encoder(embedding, tokens, main=main_encoder, **options)
-        return self.lm_head(gather(features, positions), embedding)
+        return self.lm_head(gather(features, slots), embedding)
 
 
 class MetroPretraining(EncoderDecoder):

@@ -179,31 +179,37 @@ def ending(rng: random.Random, label: int, held_out: bool) -> Record:
     return Record({"situation": situations[cause].format(name=name), **fields}, label)
 
 
+PASSAGES = (
+    "{who} bought a {colour} {what} in the {where} on {when}",
+    "on {when} {who} saw a {colour} {what} in the {where}",
+    "in the {where} {who} found a {colour} {what} on {when}",
+    "it was {when} and {who} lost a {colour} {what} in the {where}",
+)
+QUESTIONS = {
+    "who": "who is the person",
+    "what": "what is the thing",
+    "colour": "what colour is it",
+    "where": "where was it",
+    "when": "on which day was it",
+}
+
+
 def question_answering(rng: random.Random, label: int, held_out: bool) -> Record:
-    """Two facts, a question about one of them, two options; the label is the position of the right one."""
-    pool = words.NAMES_HELD_OUT if held_out else words.NAMES
-    names, colours, places = rng.sample(pool, 2), rng.sample(words.COLOURS, 2), rng.sample(words.PLACES, 2)
-    things = [rng.choice(words.KINDS[kind]) for kind in rng.sample(list(words.KINDS), 2)]
-    asked = rng.randrange(2)
-    passage, question, options = rng.choice(
-        (
-            ([f"{n} has a {t}" for n, t in zip(names, things, strict=True)], f"who has a {things[asked]}", names),
-            ([f"{n} has a {t}" for n, t in zip(names, things, strict=True)], f"what does {names[asked]} have", things),
-            (
-                [f"{n} is in the {p}" for n, p in zip(names, places, strict=True)],
-                f"who is in the {places[asked]}",
-                names,
-            ),
-            ([f"{n} is in the {p}" for n, p in zip(names, places, strict=True)], f"where is {names[asked]}", places),
-            (
-                [f"the {t} is {c}" for t, c in zip(things, colours, strict=True)],
-                f"what colour is the {things[asked]}",
-                colours,
-            ),
-        )
-    )
-    fields = _order(rng, label, options[asked], [options[1 - asked]], "option")
-    return Record({"passage": ". ".join(passage), "question": question, **fields}, label)
+    """A passage of five facts, a question about one, two options of its kind; the label is the right one's position."""
+    kind = rng.choice(list(words.KINDS))
+    pools = {
+        "who": words.NAMES_HELD_OUT if held_out else words.NAMES,
+        "what": words.KINDS[kind],
+        "colour": words.COLOURS,
+        "where": words.PLACES,
+        "when": words.DAYS,
+    }
+    pairs = {slot: rng.sample(pool, 2) for slot, pool in pools.items()}
+    passage = rng.choice(PASSAGES).format(**{slot: pair[0] for slot, pair in pairs.items()})
+    asked = rng.choice(list(QUESTIONS))
+    right, wrong = pairs[asked]
+    fields = _order(rng, label, right, [wrong], "option")
+    return Record({"passage": passage, "question": QUESTIONS[asked], **fields}, label)
 
 
 TOPIC_FRAMES = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import platform
 import signal
@@ -206,10 +207,11 @@ def quickstart(settings: Settings, folder: pathlib.Path, seed: int = 1, console:
     stages = StageFolder(run.folder)
     stages.prepare()
     started = time.monotonic()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not part of the story
     with stages.lock(), _terminable():
         results, mark = {}, fingerprint(__version__, platform.python_version(), dataclasses.asdict(settings), seed)
         for number, stage in enumerate(STAGES, 1):
-            console.print(f"\n[bold][{number}/{len(STAGES) + 1}] {stage.name}[/bold]  {stage.why}", highlight=False)
+            _title(console, number, stage.name, stage.why)
             mark = fingerprint(mark, stage.name, _recipe_text(stage.name))
             result = stages.begin(stage.name, mark, stage.outputs)
             if result is not None:
@@ -223,6 +225,11 @@ def quickstart(settings: Settings, folder: pathlib.Path, seed: int = 1, console:
         answer = _close(run, results, started)
     _check(settings, results["evaluate"]["rows"], answer)
     return answer
+
+
+def _title(console: Console, number: int, name: str, why: str) -> None:
+    console.print(f"\n[bold]\\[{number}/{len(STAGES) + 1}] {name}[/bold]", highlight=False)
+    console.print(f"  {why}", highlight=False)
 
 
 def _recipe_text(stage: str) -> str:
@@ -247,11 +254,8 @@ def _close(run: Run, results: dict[str, Any], started: float) -> str:
         report.accuracy_table(rows),
         report.files_table(run.folder, FILES),
     )
-    run.console.print(
-        f"\n[bold][{len(STAGES) + 1}/{len(STAGES) + 1}] answer[/bold]  The folder is asked the question of METRO-T0's model "
-        "card; neither that review nor its wording was in the training text.",
-        highlight=False,
-    )
+    why = "The folder is read back and asked the question of the model card; that review was in no training text."
+    _title(run.console, len(STAGES) + 1, "answer", why)
     model = metro_jax.MetroT0.from_pretrained(run.folder / "model")
     answer = model.generate([QUESTION], max_new_tokens=16)[0]
     run.say(QUESTION)
@@ -269,8 +273,8 @@ def _check(settings: Settings, rows: list[dict[str, Any]], answer: str) -> None:
         raise QuickstartError(f"the answer is {answer!r}, but {ANSWER!r} is right; try another --seed in another --out")
     if reached < required:
         raise QuickstartError(
-            f"{100 * reached:.1f} % of the held-out reviews were classified rightly, fewer than the {100 * required:.0f} % "
-            "that this setting should reach; try another --seed in another --out"
+            f"{100 * reached:.1f} % of the held-out reviews were classified rightly, fewer than the "
+            f"{100 * required:.0f} % that this setting should reach; try another --seed in another --out"
         )
 
 

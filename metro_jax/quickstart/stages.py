@@ -70,7 +70,7 @@ class StageFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FolderInUseError(
-                    f"{self.folder}: another quickstart is running in this folder; wait for it, or choose another with --out"
+                    f"{self.folder}: another quickstart is running here; wait for it, or choose another with --out"
                 ) from None
             yield
 

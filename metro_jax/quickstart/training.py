@@ -41,7 +41,7 @@ def run(arguments: Sequence[str], data_dir: pathlib.Path, log: pathlib.Path, sho
     Raises:
       TrainingFailedError: it ended with an error; holds the last lines.
     """
-    environment = {**os.environ, "METRO_DATA_DIR": str(data_dir), "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "METRO_DATA_DIR": str(data_dir), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
     last: collections.deque[str] = collections.deque(maxlen=8)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file, _start(arguments, environment) as process:

@@ -130,7 +130,7 @@ class PjitPartitioner:
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """Where the network's logical constraints mean this mesh; trace inside it."""
-        with self.mesh, nn.logical_axis_rules(self.rules):
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
 
     def spec(self, names: Sequence[str | None] | None) -> PartitionSpec:

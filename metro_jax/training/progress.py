@@ -47,6 +47,7 @@ class Progress:
         model_dir: METRICS_FILE and TensorBoard's files go here; None (processes other than the first) writes nothing.
         total_steps: of the run.
         period: steps per line.
+        eval_period: steps between evaluations.
         first_step: where this process starts; later lines of an earlier attempt are removed from METRICS_FILE.
         saved: what `state()` returned for the checkpoint that this process continues from.
         last_checkpoint: its step.
@@ -57,6 +58,7 @@ class Progress:
         model_dir: str | None,
         total_steps: int,
         period: int,
+        eval_period: int = 1,
         first_step: int = 0,
         saved: Mapping[str, Any] | None = None,
         last_checkpoint: int | None = None,
@@ -70,16 +72,17 @@ class Progress:
         self._pending: collections.deque[tuple[int, Any]] = collections.deque()
         self._tokens = self._steps = 0
         self._since = time.monotonic()
-        self._seconds_per_step: float | None = None
+        self._seconds_per_step = 0.0
+        self._compiling = True
         self._dir = model_dir
         self._writers: dict[str, metric_writers.MetricWriter] = {}
         if model_dir is not None:
             os.makedirs(model_dir, exist_ok=True)
             self._path = os.path.join(model_dir, METRICS_FILE)
-            _keep_lines(self._path, first_step, period)
+            _keep_lines(self._path, first_step, period, eval_period)
 
     def start(self) -> None:
-        """Speed is measured from here on; compilation is not part of it when called after the first step."""
+        """Speed is measured from here on."""
         self._since, self._tokens, self._steps = time.monotonic(), 0, 0
 
     def add(self, step: int, metrics: Any, tokens: int) -> None:
@@ -91,6 +94,10 @@ class Progress:
         self._pending.append((step, metrics))
         self._tokens += tokens
         self._steps += 1
+        if self._compiling:  # the first step says nothing about the speed of the others
+            self.flush()
+            self.start()
+            self._compiling = False
         while len(self._pending) > 1:
             self._absorb(*self._pending.popleft())
         if step % self.period == 0 or step == self.total_steps:
@@ -123,7 +130,8 @@ class Progress:
     def _line(self, step: int) -> None:
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
-        self._seconds_per_step = seconds / max(self._steps, 1)
+        if self._steps:
+            self._seconds_per_step = seconds / self._steps
         values = _averages(self._sums)
         speed = {"tokens_per_second": round(self._tokens / seconds, 1), "steps_per_second": self._steps / seconds}
         self.write(step, "train", {**values, **speed})
@@ -185,8 +193,8 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-def _keep_lines(path: str, last_step: int, period: int) -> None:
-    """Drops lines that the run is about to write again."""
+def _keep_lines(path: str, last_step: int, period: int, eval_period: int) -> None:
+    """Drops lines that the run is about to write again, and those that only the end of an earlier run has caused."""
     if not os.path.exists(path):
         return
     kept = []
@@ -196,8 +204,8 @@ def _keep_lines(path: str, last_step: int, period: int) -> None:
                 entry = json.loads(line)
             except ValueError:  # cut short when the process was killed
                 continue
-            partial = entry["split"] == "train" and entry["step"] % period
-            if entry["step"] <= last_step and not partial:
+            due = entry["step"] % (period if entry["split"] == "train" else eval_period) == 0
+            if due and entry["step"] <= last_step:
                 kept.append(line)
     temporary = f"{path}.tmp"
     with open(temporary, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A small model in every form, with random weights: sizes that differ from each other, so that no two axes can be confused."""
+"""A small model with random weights, of sizes that differ from each other so that no two axes can be confused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""fairseq checkpoints: every way of sharing, both directions, and what their configurations can and cannot be trusted for."""
+"""fairseq checkpoints: every way of sharing, both directions, and how far their configurations can be trusted."""
 
 import json
 

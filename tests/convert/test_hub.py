@@ -186,8 +186,22 @@ def test_folders_without_a_checkpoint_are_never_replaced(tmp_path, config, param
 def test_an_empty_folder_is_used(tmp_path, config, params, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    save_hub_folder("model", config, params)
-    assert_equal(load_hub_folder("model")[1], params)
+    with pytest.raises(OSError, match="no space"):
+        save_hub_folder("model", config, params, BrokenTokenizer())
+    assert names_in(tmp_path / "model") == []
+    monkeypatch.chdir("model")
+    save_hub_folder(".", config, params)
+    assert_equal(load_hub_folder(".")[1], params)
+    assert names_in(pathlib.Path()) == ["config.json", "generation_config.json", "model.safetensors"]
+    assert names_in(tmp_path) == ["model"]
+
+
+def test_a_link_stays_a_link(tmp_path, config, params):
+    (tmp_path / "link").symlink_to("target", target_is_directory=True)
+    save_hub_folder(tmp_path / "link", config, params)
+    save_hub_folder(tmp_path / "link", config, params, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert_equal(load_hub_folder(tmp_path / "target")[1], params)
 
 
 def hub_folders(golden_dir):

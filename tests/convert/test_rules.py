@@ -131,7 +131,7 @@ def test_configuration_and_sizes():
 
 @pytest.mark.parametrize("pretraining", PRETRAINING, ids=lambda p: f"{p.sharing}.{p.rtd_head}")
 def test_the_pretraining_tree_is_the_networks(pretraining):
-    module = MetroPretraining(CONFIG.replace(padding="training"), pretraining)
+    module = MetroPretraining(CONFIG.replace(padding="training"), pretraining=pretraining)
     tokens = np.ones((1, 8), np.int32)
     batch = {
         "encoder_input_tokens": tokens,

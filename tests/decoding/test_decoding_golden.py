@@ -108,11 +108,12 @@ def test_beam_search_equals_the_reference(expected, generate):
 
 def test_logits_with_cache_equal_logits_without(loaded, expected, generate):
     config, params = loaded
+    recompute = jax.jit(EncoderDecoder(config).apply)
     for key, sequences in cases(expected, "greedy").items():
         tokens, mask = source(expected, key.rsplit("_", 1)[1])
         decoded = generate(tokens, mask, max_length=sequences.shape[1], options=Greedy(), return_logits=True)
         inputs = decoded.tokens[:, :-1]
-        whole = jax.jit(EncoderDecoder(config).apply)({"params": params}, tokens, inputs, mask)
+        whole = recompute({"params": params}, tokens, inputs, mask)
         # Rows before their end, and before a pad among the tokens, which only recomputation skips (spec 2.1).
         live = (np.arange(1, sequences.shape[1]) < decoded.lengths[:, None]) & ~np.cumsum(
             inputs == PAD, axis=1, dtype=bool

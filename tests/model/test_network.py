@@ -1,5 +1,6 @@
 """The encoder-decoder: properties first, then the numbers of the Hub form and of the training form."""
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -23,8 +24,9 @@ def ids(seed: int, shape: tuple[int, int], vocab: int) -> jnp.ndarray:
     return jnp.asarray(np.random.default_rng(seed).integers(4, vocab, shape), jnp.int32)
 
 
-def logits_of(config: MetroConfig, params: Any, source: jnp.ndarray, target: jnp.ndarray, *masks: Any, **options: Any):
-    return EncoderDecoder(config).apply({"params": params}, source, target, *masks, **options)
+@functools.partial(jax.jit, static_argnames=("config", "deterministic"))
+def logits_of(config: MetroConfig, params: Any, source: Any, target: Any, *masks: Any, rngs: Any = None, **options: Any):
+    return EncoderDecoder(config).apply({"params": params}, source, target, *masks, rngs=rngs, **options)
 
 
 def test_decoder_is_causal(tiny: MetroConfig, tiny_params: Any) -> None:
@@ -100,8 +102,9 @@ def test_recomputation_changes_no_gradient(tiny: MetroConfig, tiny_params: Any, 
         out = EncoderDecoder(config).apply({"params": params}, source, target, deterministic=False, rngs=rngs)
         return (out**2).mean()
 
-    plain = jax.grad(loss)(tiny_params, tiny)
-    again = jax.grad(loss)(tiny_params, tiny.replace(remat=remat))
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    plain = gradient(tiny_params, tiny)
+    again = gradient(tiny_params, tiny.replace(remat=remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), plain, again)
 
 
@@ -165,6 +168,14 @@ def hub(golden_dir: pathlib.Path) -> tuple[MetroConfig, Any, dict[str, np.ndarra
         return config, params, dict(arrays)
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def everything(config: MetroConfig, params: Any, *inputs: Any) -> tuple[Any, ...]:
+    """Encoder output, logits, all hidden states."""
+    model = EncoderDecoder(config, collect=True)
+    encoded, decoded, *states = model.apply({"params": params}, *inputs, method="hidden_states")
+    return encoded, model.apply({"params": params}, decoded, method="project"), *states
+
+
 @pytest.mark.golden
 def test_hub_form_equals_the_reference(hub: tuple[MetroConfig, Any, dict[str, np.ndarray]]) -> None:
     config, params, arrays = hub
@@ -176,11 +187,9 @@ def test_hub_form_equals_the_reference(hub: tuple[MetroConfig, Any, dict[str, np
         source, target = swap_ids(arrays[f"{case}.input_ids"]), swap_ids(arrays[f"{case}.decoder_input_ids"])
         encoder_mask = arrays[f"{case}.attention_mask"] if kind == "mask" else None
         decoder_mask = arrays.get(f"{case}.decoder_attention_mask") if kind == "mask" else None
-        model = EncoderDecoder(config, collect=True)
-        encoded, decoded, encoder_states, decoder_states = model.apply(
-            {"params": params}, source, target, encoder_mask, decoder_mask, method="hidden_states"
+        encoded, logits, encoder_states, decoder_states = everything(
+            config, params, source, target, encoder_mask, decoder_mask
         )
-        logits = model.apply({"params": params}, decoded, method="project")
         compared = {"logits": swap_columns(logits), "encoder_last_hidden_state": encoded}
         compared |= {f"encoder_hidden_states.{n}": state for n, state in enumerate(encoder_states)}
         compared |= {f"decoder_hidden_states.{n}": state for n, state in enumerate(decoder_states)}
@@ -216,7 +225,7 @@ def test_training_form_equals_the_reference_with_gradients(golden_dir: pathlib.P
             sums = objectives.sequence_loss(logits, target, label_smoothing=smoothing)
             return sums.total, (sums, logits)
 
-        gradients, (sums, logits) = jax.grad(total, has_aux=True)(params)
+        gradients, (sums, logits) = jax.jit(jax.grad(total, has_aux=True))(params)
         valid = arrays["target"] != 1
         np.testing.assert_allclose(swap_columns(logits)[valid], arrays["logits"][valid], atol=1e-4)
         np.testing.assert_allclose(sums.total, expected[name]["loss"], rtol=1e-4)

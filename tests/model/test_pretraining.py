@@ -1,5 +1,6 @@
 """Generator, RTD head and the whole objective: properties, then the reference's values and gradients."""
 
+import functools
 import itertools
 import json
 import pathlib
@@ -46,7 +47,8 @@ def init(config: MetroConfig, pretraining: PretrainingConfig, seed: int = 0) -> 
     return nn.unbox(jax.jit(model.init)(keys, batch_of(0, vocab=config.vocab_size)))["params"]
 
 
-def apply(config: MetroConfig, pretraining: PretrainingConfig, params: Any, batch: Any, seed: int = 0, **kw: Any) -> Any:
+@functools.partial(jax.jit, static_argnames=("config", "pretraining"))
+def apply(config: MetroConfig, pretraining: PretrainingConfig, params: Any, batch: Any, seed: Any = 0, **kw: Any) -> Any:
     model = MetroPretraining(config, pretraining=pretraining)
     return model.apply({"params": params}, batch, rngs={"sampling": jax.random.key(seed)}, **kw)
 
@@ -92,7 +94,7 @@ def test_rtd_starts_undecided_and_draws_carry_no_gradient(tiny: MetroConfig) -> 
         outputs = apply(tiny, pretraining, params, batch)
         return outputs.logits.sum() + outputs.rtd_logits.sum()
 
-    gradient = jax.grad(only_main)(params)["generator"]
+    gradient = jax.jit(jax.grad(only_main))(params)["generator"]
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -132,8 +134,8 @@ def test_gathered_and_full_projection_give_the_same_gradient(tiny: MetroConfig, 
     def loss(params: Any, p: PretrainingConfig) -> jnp.ndarray:
         return objectives.metro_loss(apply(tiny, p, params, batch, sampled_tokens=sampled), p).total
 
-    lean = jax.grad(loss)(params, pretraining)
-    full = jax.grad(loss)(params, pretraining.replace(full_metrics=True))
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    lean, full = gradient(params, pretraining), gradient(params, pretraining.replace(full_metrics=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3 + 1e-5 * np.abs(b).max()), lean, full)
 
 

@@ -1,0 +1,91 @@
+"""What the tests of the runtime share: a data folder, and models that compile in a moment."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from training.data_folder import make_data_folder
+
+from metro_jax.model.config import MetroConfig, PretrainingConfig
+from metro_jax.training.models import EncoderDecoderModel, MetroPretrainingModel
+from metro_jax.training.optimizers import MetroAdamW
+
+TINY = MetroConfig(
+    vocab_size=736,
+    d_model=16,
+    num_heads=2,
+    d_ff=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    position_rows=66,
+    max_positions=64,
+    decoder_start_token=2,
+)
+PRETRAINING = PretrainingConfig(generator_layers=1, weighted_lm_loss=True)
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory) -> pathlib.Path:
+    return make_data_folder(tmp_path_factory.mktemp("data") / "folder")
+
+
+@pytest.fixture
+def data(data_folder, monkeypatch) -> pathlib.Path:
+    """The data folder, named by the environment as a user would."""
+    monkeypatch.setenv("METRO_DATA_DIR", str(data_folder))
+    return data_folder
+
+
+@pytest.fixture
+def pretraining_model() -> MetroPretrainingModel:
+    return MetroPretrainingModel(TINY, PRETRAINING, MetroAdamW(clip_norm=2.0))
+
+
+@pytest.fixture
+def model() -> EncoderDecoderModel:
+    return EncoderDecoderModel(dataclasses.replace(TINY, dropout_rate=0.0, attention_dropout_rate=0.0))
+
+
+@pytest.fixture
+def pretraining_batch() -> dict[str, np.ndarray]:
+    """Eight rows of 12 tokens, some shorter, two masked positions each."""
+    draw = np.random.default_rng(0)
+    original = draw.integers(4, 200, (8, 12)).astype(np.int32)
+    original[::2, 9:] = 0
+    masked = np.zeros_like(original, bool)
+    masked[:, [2, 5]] = True
+    return {
+        "encoder_input_tokens": np.where(masked, 300, original).astype(np.int32),
+        "generator_target_tokens": np.where(masked, original, 0).astype(np.int32),
+        "decoder_input_tokens": np.concatenate([np.full((8, 1), 300, np.int32), original[:, :-1]], 1),
+        "decoder_target_tokens": original,
+    }
+
+
+@pytest.fixture
+def batch() -> dict[str, np.ndarray]:
+    """Eight rows of source and target, some shorter."""
+    draw = np.random.default_rng(1)
+    targets = draw.integers(4, 200, (8, 6)).astype(np.int32)
+    targets[::2, 4:] = 0
+    source = draw.integers(4, 200, (8, 10)).astype(np.int32)
+    source[1::2, 7:] = 0
+    return {
+        "encoder_input_tokens": source,
+        "decoder_input_tokens": np.where(targets == 0, 0, np.roll(targets, 1, 1)).astype(np.int32) * (np.arange(6) > 0)
+        + 2 * (np.arange(6) == 0).astype(np.int32),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets != 0).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Each trainer compiles its own functions; equal ones are looked up rather than compiled again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)

@@ -155,7 +155,8 @@ class MetroPretrainingFeatureConverter(_MetroFeatureConverter):
                 f"TASK_FEATURE_LENGTHS = {dict(task_feature_lengths)}: masked and original blocks run in step, so "
                 "'inputs' and 'targets' need the same length"
             )
-        names = list(ds.element_spec)  # type: ignore[arg-type]
+        element_spec: Any = ds.element_spec
+        names = list(element_spec)
         if "generator_targets" not in names:
             raise ValueError(
                 f"the data has the features {', '.join(names)} but not generator_targets: METRO pretraining "

@@ -3,8 +3,17 @@
 from typing import Any
 
 import seqio
+import tensorflow as tf
 
 _OWN: dict[str, int] = {}  # names registered here -> id of what is registered, so that nobody else's is replaced
+
+
+class PreparedTask(seqio.Task):
+    """A task that keeps no copy of small data in memory: the copy would be part of every saved iterator state."""
+
+    def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
+        """As `seqio.Task.get_dataset`, always read from disk."""
+        return super().get_dataset(*args, **(kwargs | {"try_in_mem_cache": False}))
 
 
 def add_task(name: str, **kwargs: Any) -> seqio.Task:
@@ -14,7 +23,7 @@ def add_task(name: str, **kwargs: Any) -> seqio.Task:
       ValueError: the name belongs to a task or mixture from somewhere else.
     """
     _make_room(name)
-    task = seqio.TaskRegistry.add(name, **kwargs)
+    task = seqio.TaskRegistry.add(name, task_cls=PreparedTask, **kwargs)
     _OWN[name] = id(task)
     return task
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,24 @@ from metro_jax.text.tokenizer import MetroTokenizer
 @functools.lru_cache(maxsize=8)
 def _load(folder: str, modified: int) -> MetroTokenizer:
     del modified  # part of the key only: a vocabulary that was trained again is read again
-    return MetroTokenizer.from_pretrained(folder)
+    if "://" not in folder:
+        return MetroTokenizer.from_pretrained(folder)
+    with tempfile.TemporaryDirectory() as local:
+        copy_vocabulary(epath.Path(folder), epath.Path(local))
+        return MetroTokenizer.from_pretrained(local)
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(folder: str, modified: int) -> str:
+    return _load(folder, modified).fingerprint()
+
+
+def copy_vocabulary(source: epath.Path, target: epath.Path) -> None:
+    """Copies sp.model, dict.txt and tokenizer_config.json (those that are there), from or to a bucket as well."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("sp.model", "dict.txt", "tokenizer_config.json"):
+        if (source / name).exists():
+            (target / name).write_bytes((source / name).read_bytes())
 
 
 class MetroVocabulary(seqio.Vocabulary):
@@ -42,10 +60,13 @@ class MetroVocabulary(seqio.Vocabulary):
         Raises:
           FileNotFoundError: the folder has no vocabulary.
         """
+        return _load(*self._key())
+
+    def _key(self) -> tuple[str, int]:
         model = self.folder / "sp.model"
         if not model.exists():
             raise FileNotFoundError(f"{self.folder}: no vocabulary (sp.model) here; train or copy one into this folder")
-        return _load(os.fspath(self.folder), int(model.stat().mtime))
+        return os.fspath(self.folder), int(model.stat().mtime)
 
     @property
     def bos_id(self) -> int:
@@ -73,7 +94,7 @@ class MetroVocabulary(seqio.Vocabulary):
 
     def fingerprint(self) -> str:
         """The hash that prepared records carry."""
-        return self.tokenizer.fingerprint()
+        return _fingerprint(*self._key())
 
     def _encode(self, s: str) -> Sequence[int]:
         return list(self.tokenizer.encode(s))[1:-1]  # seqio wants no specials; the Hub path adds <s> and </s>

@@ -1,7 +1,7 @@
 """Buckets: a jitted function is compiled once per shape, so lengths and batch sizes are rounded up to few values.
 
-Steps are the powers of two and their 3/2 multiples: at most half of a bucket is padding of the smaller one, a third on
-average far less, and there are two compilations per doubling.
+Steps are the powers of two and their multiples by 3/2: two compilations per doubling, and rounding up never adds half
+of what is there (from 16 tokens on; shorter inputs share one bucket).
 """
 
 import bisect
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from metro_jax.decoding.options import whole_number
 
 MAX_LENGTH = 1024  # tokens the position tables of every published model can tell apart (spec 2.1)
-MIN_LENGTH = 16  # shorter inputs cost the same
+MIN_LENGTH = 16  # below it, compiling costs more than padding
 MAX_BATCH = 1024
 
 

@@ -3,6 +3,9 @@
 import pathlib
 from collections.abc import Mapping
 
+import jax
+import numpy as np
+
 from metro_jax.inference import MetroT0
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import init_params
@@ -37,5 +40,7 @@ def load_checkpoint(model_dir: pathlib.Path, vocabulary: pathlib.Path) -> MetroT
     prefix = "target/"
     shapes = {k.removeprefix(prefix): v for k, v in stored_shapes(path).items() if k.startswith(prefix)}
     config = config_of(shapes)
-    params, _ = restore_params(path, init_params(config))
+    params, _ = restore_params(
+        path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(lambda: init_params(config)))
+    )
     return MetroT0(config, params, MetroTokenizer.from_pretrained(vocabulary))

@@ -54,7 +54,8 @@ def _examples(
     for _ in range(50 * count if attempts is None else attempts):
         if len(examples) == count:
             return examples
-        label, template = len(examples) % n_labels, templates[len(examples) // n_labels % len(templates)]
+        turn, place = divmod(len(examples), len(templates))
+        label, template = turn % n_labels, templates[place]
         record = generate(rng, label, split != TRAIN)
         example = render(family, template, record, split)
         if example.inputs not in seen:
@@ -68,12 +69,13 @@ def _examples(
     )
 
 
-def training_examples(per_family: int, seed: int) -> list[Example]:
-    """Training examples of all families but the held-out one, in a fixed random order."""
+def training_examples(per_template: int, seed: int) -> list[Example]:
+    """Examples of every template that is not held out, in a fixed random order."""
     examples = []
     for family, templates in TEMPLATES.items():
         if family != HELD_OUT_FAMILY:
-            examples += _examples(family, [t for t in templates if not t.held_out], per_family, TRAIN, seed)
+            trained = [template for template in templates if not template.held_out]
+            examples += _examples(family, trained, per_template * len(trained), TRAIN, seed)
     random.Random(f"{seed}/order").shuffle(examples)
     return examples
 

@@ -1,6 +1,7 @@
 """METRO-T0's whole life on embedded data, stage by stage: what `make quickstart` and `metro-jax quickstart` do."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,6 +19,9 @@ from metro_jax.quickstart.settings import Settings
 from metro_jax.quickstart.stages import StageFolder, fingerprint, write_text
 from metro_jax.quickstart.templates import ANSWER, QUESTION, QUESTION_REVIEW
 from metro_jax.version import __version__
+
+if TYPE_CHECKING:
+    from metro_jax.inference import MetroT0
 
 VALIDATION_EVERY = 20  # one document, and one prompt, in so many is kept for validation losses
 RECIPES = {"pretrain": "recipes/quickstart_pretrain.gin", "finetune": "recipes/quickstart_finetune.gin"}
@@ -43,6 +47,7 @@ class Run:
     folder: pathlib.Path
     seed: int
     console: Console
+    lock: int = -1  # file descriptor; training processes hold it too
 
     @property
     def data(self) -> pathlib.Path:
@@ -52,6 +57,13 @@ class Run:
     def say(self, text: str) -> None:
         """One line of progress."""
         self.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+    @functools.cached_property
+    def model(self) -> "MetroT0":
+        """The finetuned model, from its checkpoint."""
+        from metro_jax.quickstart.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.folder / "finetune", self.data / "vocab")
 
     def documents(self) -> list[corpus.Document]:
         """The corpus without the wording of the closing question's review."""
@@ -74,7 +86,7 @@ def _vocabulary(run: Run) -> dict[str, Any]:
 
     documents = run.documents()
     size = corpus.measure(documents)
-    examples = prompts.training_examples(run.settings.prompts_per_family, run.seed)
+    examples = prompts.training_examples(run.settings.prompts_per_template, run.seed)
     run.say(f"prose: {size.words:,} words in {size.sentences:,} sentences of {size.documents:,} documents")
     run.say(f"prompts: {len(examples):,} training examples, of which a third helps to choose the pieces")
     lines = [sentence for document in documents for sentence in document.sentences]
@@ -91,7 +103,7 @@ def _records(run: Run) -> dict[str, Any]:
 
     tokenizer = MetroTokenizer.from_pretrained(run.data / "vocab")
     documents = [document.sentences for document in run.documents()]
-    pairs = [(e.inputs, e.target) for e in prompts.training_examples(run.settings.prompts_per_family, run.seed)]
+    pairs = [(e.inputs, e.target) for e in prompts.training_examples(run.settings.prompts_per_template, run.seed)]
     leaked = prompts.leaks([*(text for pair in pairs for text in pair), *(s for d in documents for s in d)])
     if leaked:
         raise QuickstartError(f"training text contains wording of the closing question: {sorted(leaked)}")
@@ -114,7 +126,7 @@ def _train(run: Run, name: str, extra: tuple[str, ...], **bindings: str) -> dict
     }
     arguments = training.command(RECIPES[name], {**required, **bindings, **settings})
     run.say(f"$ {training.as_typed(arguments, run.data)}")
-    training.run(arguments, run.data, run.folder / "logs" / f"{name}.log", run.say)
+    training.run(arguments, run.data, run.folder / "logs" / f"{name}.log", run.say, run.lock)
     return {"steps": training.read_metrics(run.folder / name)[-1]["step"]}
 
 
@@ -128,11 +140,8 @@ def _finetune(run: Run) -> dict[str, Any]:
 
 
 def _evaluate(run: Run) -> dict[str, Any]:
-    from metro_jax.quickstart.checkpoint import load_checkpoint
-
     examples = prompts.evaluation_examples(run.settings.examples_per_template, run.seed)
-    model = load_checkpoint(run.folder / "finetune", run.data / "vocab")
-    rankings = model.rank([e.inputs for e in examples], [list(e.choices) for e in examples])
+    rankings = run.model.rank([e.inputs for e in examples], [list(e.choices) for e in examples])
     hits = [ranking.best == example.answer for example, ranking in zip(examples, rankings, strict=True)]
     rows = prompts.accuracies(examples, hits)
     write_text(run.folder / "evaluation.json", json.dumps(rows, indent=2) + "\n")
@@ -146,10 +155,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
 
 
 def _export(run: Run) -> dict[str, Any]:
-    from metro_jax.quickstart.checkpoint import load_checkpoint
-
-    model = load_checkpoint(run.folder / "finetune", run.data / "vocab")
-    model.save_pretrained(run.folder / "model", overwrite=True)
+    run.model.save_pretrained(run.folder / "model", overwrite=True)
     run.say(f"{run.folder / 'model'}: {', '.join(sorted(path.name for path in (run.folder / 'model').iterdir()))}")
     return {}
 
@@ -208,7 +214,7 @@ def quickstart(settings: Settings, folder: pathlib.Path, seed: int = 1, console:
     stages.prepare()
     started = time.monotonic()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not part of the story
-    with stages.lock(), _terminable():
+    with stages.lock() as run.lock, _terminable():
         results, mark = {}, fingerprint(__version__, platform.python_version(), dataclasses.asdict(settings), seed)
         for number, stage in enumerate(STAGES, 1):
             _title(console, number, stage.name, stage.why)
@@ -260,7 +266,8 @@ def _close(run: Run, results: dict[str, Any], started: float) -> str:
     answer = model.generate([QUESTION], max_new_tokens=16)[0]
     run.say(QUESTION)
     run.console.print(f"  [bold green]{answer}[/bold green]", highlight=False)
-    run.say(f'{time.monotonic() - started:.0f} s in all. Ask more: metro-jax ask {run.folder / "model"} "..."')
+    run.say(f"{time.monotonic() - started:.0f} s in all")
+    run.say(f"Ask more: metro-jax ask {run.folder / 'model'} QUESTION")
     return answer
 
 
@@ -280,7 +287,7 @@ def _check(settings: Settings, rows: list[dict[str, Any]], answer: str) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """While inside, being asked to end (SIGTERM) is the same as Ctrl-C: training saves, and the next start continues."""
+    """While inside, being asked to end (SIGTERM) is the same as Ctrl-C: training saves, a new start continues."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

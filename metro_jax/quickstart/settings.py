@@ -11,7 +11,7 @@ class Settings:
     Args:
         vocab_size, n_sentinel_tokens: of the vocabulary, specials and sentinels included.
         corpus_words: ceiling on the words of the corpus; None takes all.
-        prompts_per_family: training examples of each family.
+        prompts_per_template: training examples of each template.
         examples_per_template: evaluation examples of each held-out template.
         pretrain, finetune: gin bindings added to the recipes.
         required_review_accuracy: share of held-out reviews that must be right, and with it the closing answer; None
@@ -22,7 +22,7 @@ class Settings:
     vocab_size: int
     n_sentinel_tokens: int
     corpus_words: int | None
-    prompts_per_family: int
+    prompts_per_template: int
     examples_per_template: int
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ SETTINGS = {
         vocab_size=3072,
         n_sentinel_tokens=128,
         corpus_words=None,
-        prompts_per_family=6000,
+        prompts_per_template=1000,
         examples_per_template=100,
         required_review_accuracy=0.9,
     ),
@@ -54,7 +54,7 @@ SETTINGS = {
         vocab_size=1024,
         n_sentinel_tokens=16,
         corpus_words=12_000,
-        prompts_per_family=240,
+        prompts_per_template=40,
         examples_per_template=4,
         pretrain=(*_TINY, "TRAIN_STEPS=30", "EVAL_PERIOD=30", "SAVE_PERIOD=10", "STATS_PERIOD=5"),
         finetune=(*_TINY, "TRAIN_STEPS=30", "EVAL_PERIOD=30", "SAVE_PERIOD=10", "STATS_PERIOD=5"),

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,20 +60,28 @@ class StageFolder:
         self._markers.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps a second quickstart out of the folder; the lock ends with the process, however it ends.
+    def lock(self, patience: float = 30.0) -> Iterator[int]:
+        """Keeps a second quickstart out of the folder; gives the descriptor of the lock.
+
+        The lock ends with the last process that holds the descriptor: a training process whose parent was killed keeps
+        it until its next progress line, which `patience` (seconds) waits for.
 
         Raises:
           FolderInUseError: somebody else holds it.
         """
         with open(self._markers / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderInUseError(
-                    f"{self.folder}: another quickstart is running here; wait for it, or choose another with --out"
-                ) from None
-            yield
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise FolderInUseError(
+                            f"{self.folder}: another quickstart is running here; wait for it, or name another --out"
+                        ) from None
+                    time.sleep(0.2)
+            yield file.fileno()
 
     def read(self, stage: str) -> Marker | None:
         """The marker of a stage; None when there is none or it cannot be read."""

@@ -1,6 +1,7 @@
 """The two training stages: `python -m metro_jax.train` in a process of its own, watched line by line."""
 
 import collections
+import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +19,16 @@ SECONDS_TO_SAVE = 120  # what a stopped training may take for its last checkpoin
 _SHOWN = re.compile(r"^(step |eval of |continuing |stopped |parameters from |error: )")
 
 
+NEEDED = ("clu", "gin", "matplotlib", "optax", "orbax", "seqio", "tensorflow")
+
+
+def check_installed() -> None:
+    """Raises ImportError when packages of the extra `train` are missing, before anything is begun."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"training needs {', '.join(missing)}: install them with pip install 'metro_jax[train]'")
+
+
 class TrainingFailedError(RuntimeError):
     """The training process ended with an error."""
 
@@ -33,10 +44,15 @@ def as_typed(arguments: Sequence[str], data_dir: pathlib.Path) -> str:
     return f"METRO_DATA_DIR={shlex.quote(str(data_dir))} python {shlex.join(arguments[1:])}"
 
 
-def run(arguments: Sequence[str], data_dir: pathlib.Path, log: pathlib.Path, show: Callable[[str], None]) -> None:
+def run(
+    arguments: Sequence[str], data_dir: pathlib.Path, log: pathlib.Path, show: Callable[[str], None], lock: int
+) -> None:
     """Runs a training command, shows its progress lines, keeps everything it says in `log`.
 
     On Ctrl-C the training process saves a checkpoint before it ends; only then is KeyboardInterrupt passed on.
+
+    Args:
+      lock: descriptor of a lock that the training process holds as well, should it outlive this one.
 
     Raises:
       TrainingFailedError: it ended with an error; holds the last lines.
@@ -44,7 +60,7 @@ def run(arguments: Sequence[str], data_dir: pathlib.Path, log: pathlib.Path, sho
     environment = {**os.environ, "METRO_DATA_DIR": str(data_dir), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
     last: collections.deque[str] = collections.deque(maxlen=8)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as file, _start(arguments, environment) as process:
+    with open(log, "a", encoding="utf-8") as file, _start(arguments, environment, lock) as process:
         assert process.stdout is not None
         print(f"$ {as_typed(arguments, data_dir)}", file=file)
         try:
@@ -60,17 +76,24 @@ def run(arguments: Sequence[str], data_dir: pathlib.Path, log: pathlib.Path, sho
     if process.returncode:
         said = "\n  ".join(last)
         raise TrainingFailedError(
-            f"{as_typed(arguments, data_dir)}\nended with status {process.returncode}; its last words (all are in {log}):\n  {said}"
+            f"{as_typed(arguments, data_dir)}\nended with status {process.returncode}; everything it said is in {log}. "
+            f"Its last words:\n  {said}"
         )
 
 
-def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def _start(arguments: Sequence[str], environment: Mapping[str, str], lock: int) -> subprocess.Popen[str]:
     """The process, deaf to Ctrl-C: a terminal sends that to both, but who stops is decided here."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
         return subprocess.Popen(
-            arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            arguments,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=(lock,),
         )
     finally:
         if main:

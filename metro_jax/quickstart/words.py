@@ -26,12 +26,14 @@ PRODUCTS = _list(
     "sleeping bag,rucksack,bicycle,helmet,umbrella,raincoat,pair of boots,winter jacket,sun hat,wool sweater,"
     "silk scarf,watch,suitcase,garden hose,lawn mower,shovel,hammer,power drill,toolbox,ladder,paint brush,"
     "bread knife,cutting board,salad bowl,teapot,coffee mug,water bottle,lunch box,board game,jigsaw puzzle,"
-    "toy train,doll house,story book,travel guide,guitar,violin,piano stool,yoga mat,football,tennis racket,pencil case,stapler,envelope set,calculator,globe,telescope,binoculars case,compass,torch,"
+    "toy train,doll house,story book,travel guide,guitar,violin,piano stool,yoga mat,football,tennis racket,"
+    "pencil case,stapler,envelope set,calculator,globe,telescope,binoculars case,compass,torch,"
     "candle holder,flower vase,picture frame,curtain,bath towel,soap dish,toothbrush,shower cap,hair brush,perfume,"
     "necklace,bracelet,wallet,belt,necktie,pyjamas set,bathrobe,sandals box,slippers box,apron,oven mitt,rolling pin,"
     "corkscrew,thermometer,kitchen scale,spice rack,wine glass,beer mug,tea towel,bird cage,dog leash,cat basket,"
     "fish tank,plant pot,watering can,wheelbarrow,rake,doorbell,padlock,extension cable,light bulb,battery charger,"
-    "memory card,router,tablet,monitor,microphone,tripod,drone,scooter,skateboard,surfboard,snow sledge,swim goggles box"
+    "memory card,router,tablet,monitor,microphone,tripod,drone,scooter,skateboard,surfboard,snow sledge,"
+    "swim goggles box"
 )
 PRODUCTS_HELD_OUT = _list(
     "vacuum cleaner,bookshelf,electric razor,picnic basket,pair of gloves,chess set,microscope,hair dryer,"

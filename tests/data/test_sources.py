@@ -42,8 +42,8 @@ def test_shards_divide_the_records(prepared):
     assert sorted(parts[0] + parts[1]) == texts(reader.get_dataset("train", shuffle=False))
 
 
-def test_records_of_another_vocabulary_are_refused_with_both_hashes(prepared, vocab_dir):
-    other = MetroVocabulary(vocab_dir / "32k")
+def test_records_of_another_vocabulary_are_refused_with_both_hashes(prepared, other_vocabulary_folder):
+    other = MetroVocabulary(other_vocabulary_folder)
     reader = PreparedSource("liked", "prompted", other, folder=prepared)
     with pytest.raises(VocabularyMismatchError) as error:
         reader.get_dataset("train")

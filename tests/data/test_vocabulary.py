@@ -2,8 +2,9 @@
 
 import pytest
 import tensorflow as tf
+from etils import epath
 
-from metro_jax.data.vocabulary import MetroVocabulary
+from metro_jax.data.vocabulary import MetroVocabulary, copy_vocabulary
 
 
 def test_ids_are_those_of_the_tokenizer(vocabulary_folder, tokenizer):
@@ -47,7 +48,12 @@ def test_a_folder_without_vocabulary_is_an_error(tmp_path):
         MetroVocabulary(tmp_path).encode("x")
 
 
-def test_other_vocabularies_differ(vocabulary_folder, vocab_dir):
-    one, other = MetroVocabulary(vocabulary_folder), MetroVocabulary(vocab_dir / "32k")
+def test_a_copy_of_a_vocabulary_is_the_same(tmp_path, vocabulary_folder):
+    copy_vocabulary(epath.Path(vocabulary_folder), epath.Path(tmp_path / "new" / "vocab"))
+    assert MetroVocabulary(tmp_path / "new" / "vocab").fingerprint() == MetroVocabulary(vocabulary_folder).fingerprint()
+
+
+def test_other_vocabularies_differ(vocabulary_folder, other_vocabulary_folder):
+    one, other = MetroVocabulary(vocabulary_folder), MetroVocabulary(other_vocabulary_folder)
     assert one != other
     assert one != "a vocabulary"

@@ -233,4 +233,4 @@ def test_training_form_equals_the_reference_with_gradients(golden_dir: pathlib.P
         values = objectives.summarize(sums.metrics)
         for metric in ("loss", "nll_loss", "accuracy"):
             assert abs(values[metric] - expected[name]["metrics"][metric]) < 1e-3
-        check_gradients(params_to_fairseq(config, None, gradients), arrays, f"eps{smoothing}.grad.")
+        check_gradients(params_to_fairseq(config, gradients, dtype="float32"), arrays, f"eps{smoothing}.grad.")

@@ -11,17 +11,17 @@ from metro_jax.quickstart.prompts import Example
 from metro_jax.quickstart.templates import ANSWER, HELD_OUT_FAMILY, QUESTION, QUESTION_REVIEW, TEMPLATES
 
 SEED = 3
-PER_FAMILY, PER_TEMPLATE = 1200, 40
+TRAINED, EVALUATED = 200, 40
 
 
 @pytest.fixture(scope="module")
 def training() -> list[Example]:
-    return prompts.training_examples(PER_FAMILY, SEED)
+    return prompts.training_examples(TRAINED, SEED)
 
 
 @pytest.fixture(scope="module")
 def evaluation() -> list[Example]:
-    return prompts.evaluation_examples(PER_TEMPLATE, SEED)
+    return prompts.evaluation_examples(EVALUATED, SEED)
 
 
 def test_families_and_templates_are_as_promised() -> None:
@@ -35,9 +35,9 @@ def test_families_and_templates_are_as_promised() -> None:
 
 
 def test_same_seed_same_examples(training: list[Example], evaluation: list[Example]) -> None:
-    assert prompts.training_examples(PER_FAMILY, SEED) == training
-    assert prompts.evaluation_examples(PER_TEMPLATE, SEED) == evaluation
-    assert prompts.training_examples(PER_FAMILY, SEED + 1) != training
+    assert prompts.training_examples(TRAINED, SEED) == training
+    assert prompts.evaluation_examples(EVALUATED, SEED) == evaluation
+    assert prompts.training_examples(TRAINED, SEED + 1) != training
 
 
 def test_examples_are_distinct_and_answerable(training: list[Example], evaluation: list[Example]) -> None:
@@ -59,8 +59,8 @@ def test_labels_and_templates_come_in_equal_shares(training: list[Example], eval
         for (family, template), counts in shares.items():
             assert len(counts) == LABELS[family], (family, template)
             assert max(counts) - min(counts) <= 1, (family, template)
-    per_family = collections.Counter(e.family for e in training)
-    assert set(per_family.values()) == {PER_FAMILY}
+    for examples, count in ((training, TRAINED), (evaluation, EVALUATED)):
+        assert set(collections.Counter((e.family, e.template) for e in examples).values()) == {count}
 
 
 def test_held_out_templates_and_family_are_not_in_training(training: list[Example], evaluation: list[Example]) -> None:

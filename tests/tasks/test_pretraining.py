@@ -78,7 +78,7 @@ def test_epochs_differ_and_seeds_decide(data_folder):
     assert max(len(masks) for masks in blocks.values()) > 1  # a block that came again was masked anew
 
 
-@pytest.mark.parametrize(("name", "pack"), [("metro_pretrain", False), ("metro_pretrain", True), ("t5_pretrain", True)])
+@pytest.mark.parametrize(("name", "pack"), [("metro_pretrain", True), ("t5_pretrain", False)])
 def test_the_iterator_goes_on_from_a_checkpoint(data_folder, tmp_path, name, pack):
     dataset = batches(name, pack)
     running = iter(dataset)
@@ -89,6 +89,16 @@ def test_the_iterator_goes_on_from_a_checkpoint(data_folder, tmp_path, name, pac
     restored = iter(batches(name, pack))
     tf.train.Checkpoint(iterator=restored).read(path).assert_consumed()
     assert equal(expected, [{k: v.numpy() for k, v in next(restored).items()} for _ in range(6)])
+
+
+def test_small_data_is_not_kept_in_memory(data_folder, monkeypatch):
+    """seqio would; and what is kept in memory is written with every state of an iterator."""
+
+    def cache(*_):
+        raise AssertionError("the records are kept in memory")
+
+    monkeypatch.setattr(tf.data.Dataset, "cache", cache)
+    assert take(batches(), 1)
 
 
 def test_hosts_read_different_documents(data_folder):

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "metro_jax/version.py").read_text(encoding="utf-8")).group(1)
 
 # The core has no TensorFlow and no torch: text, model, objectives, decoding, conversion and inference run on it alone.
-CORE = ["flax", "huggingface-hub", "jax", "jaxtyping", "numpy", "rich", "safetensors", "sentencepiece"]
+CORE = ["flax", "huggingface-hub", "jax", "jaxtyping", "ml-dtypes", "numpy", "rich", "safetensors", "sentencepiece"]
 TRAINING = [
     "clu",
     "gin-config",
@@ -17,6 +17,7 @@ TRAINING = [
     "optax",
     "orbax-checkpoint",
     "protobuf>=5,<7",  # TensorFlow 2.21 and seqio work together on protobuf 6
+    "sentencepiece<0.2.3",  # 0.2.3 carries protobuf 7 code, which seqio imports and TensorFlow's protobuf 6 refuses
     "seqio",
     "tensorboard",  # clu.metric_writers imports it, TensorFlow 2.21 no longer brings it
     "tensorflow",

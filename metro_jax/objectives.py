@@ -128,6 +128,8 @@ def corrective_lm_loss(outputs: PretrainingOutputs, config: PretrainingConfig) -
     total, count = masked_sum(losses, where), _count(where)
     if config.divide_by_mean_weight:
         total = total / safe
+    if config.rtd_only:
+        total = jnp.zeros(())
     metrics |= {
         "discriminator_loss": (total * BITS, count),
         "nll_loss": (masked_sum(nll, where) / safe * BITS, count),
@@ -156,10 +158,9 @@ def metro_loss(outputs: PretrainingOutputs, config: PretrainingConfig) -> LossSu
     generator_sum, num_generator, metrics = generator_loss(outputs)
     rtd_sum, num_rtd, rtd_metrics = rtd_loss(outputs, config.target)
     lm_sum, sample_size, lm_metrics = corrective_lm_loss(outputs, config)
-    lm_weight = 0.0 if config.rtd_only else config.lm_loss_weight
     total = (
         _mean(generator_sum, num_generator) * sample_size
-        + lm_weight * lm_sum
+        + config.lm_loss_weight * lm_sum
         + config.rtd_loss_weight * _mean(rtd_sum, num_rtd) * sample_size
     )
     metrics = {"loss": (total * BITS, sample_size), **lm_metrics, **metrics, **rtd_metrics}

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from metro_jax.data import draws
@@ -192,8 +191,3 @@ def fit(
         return example | {name: truncate(example[name], limit) for name, limit in limits.items()}
 
     return dataset.filter(fits) if too_long == "drop" else dataset.map(cut, tf.data.AUTOTUNE)
-
-
-def padding_share(rows: np.ndarray) -> float:
-    """The share of padding among the entries of a batch of rows."""
-    return float(np.mean(np.asarray(rows) == PAD))

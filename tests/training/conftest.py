@@ -3,10 +3,10 @@
 import dataclasses
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from training.data_folder import make_data_folder
+from training.stand_in import BagModel
 
 from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.training.models import EncoderDecoderModel, MetroPretrainingModel
@@ -36,6 +36,12 @@ def data(data_folder, monkeypatch) -> pathlib.Path:
     """The data folder, named by the environment as a user would."""
     monkeypatch.setenv("METRO_DATA_DIR", str(data_folder))
     return data_folder
+
+
+@pytest.fixture
+def bag() -> BagModel:
+    """The quick stand-in, where a test is about the runtime and not about the network."""
+    return BagModel(MetroAdamW(clip_norm=2.0))
 
 
 @pytest.fixture
@@ -79,13 +85,3 @@ def batch() -> dict[str, np.ndarray]:
         "decoder_target_tokens": targets,
         "decoder_loss_weights": (targets != 0).astype(np.int32),
     }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Each trainer compiles its own functions; equal ones are looked up rather than compiled again."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)

@@ -188,8 +188,17 @@ QUESTIONS = {
 }
 
 
-def question_answering(rng: random.Random, label: int, held_out: bool) -> Record:
-    """A passage of five facts, a question about one, two options of its kind; the label is the right one's position."""
+GAPS = {
+    "who": "this was done by ...",
+    "what": "the thing was a ...",
+    "colour": "its colour was ...",
+    "where": "all this was in the ...",
+    "when": "the day was a ...",
+}
+
+
+def _passage(rng: random.Random, held_out: bool) -> tuple[str, str, str, str]:
+    """A passage of five facts; the kind of one of them, that fact, and another of its kind."""
     kind = rng.choice(list(words.KINDS))
     pools = {
         "who": words.NAMES_HELD_OUT if held_out else words.NAMES,
@@ -201,9 +210,20 @@ def question_answering(rng: random.Random, label: int, held_out: bool) -> Record
     pairs = {slot: rng.sample(pool, 2) for slot, pool in pools.items()}
     passage = rng.choice(PASSAGES).format(**{slot: pair[0] for slot, pair in pairs.items()})
     asked = rng.choice(list(QUESTIONS))
-    right, wrong = pairs[asked]
+    return passage, asked, *pairs[asked]
+
+
+def question_answering(rng: random.Random, label: int, held_out: bool) -> Record:
+    """A passage, a question about one of its facts, two options; the label is the position of the right one."""
+    passage, asked, right, wrong = _passage(rng, held_out)
     fields = _order(rng, label, right, [wrong], "option")
     return Record({"passage": passage, "question": QUESTIONS[asked], **fields}, label)
+
+
+def completion(rng: random.Random, label: int, held_out: bool) -> Record:
+    """A passage, a sentence about it without its last word, two options; the label is the right one's position."""
+    passage, asked, right, wrong = _passage(rng, held_out)
+    return Record({"passage": passage, "gap": GAPS[asked], **_order(rng, label, right, [wrong], "option")}, label)
 
 
 TOPIC_FRAMES = (
@@ -232,20 +252,22 @@ PARAPHRASE_FRAMES = (
     "how do I {task} a {thing}",
     "what is the way to {task} a {thing}",
     "how can someone {task} a {thing}",
-    "who can {task} a {thing} for me",
+    "is there a trick to {task} a {thing}",
 )
 
 
 def paraphrase(rng: random.Random, label: int, held_out: bool) -> Record:
-    """Two questions; label 0 when they ask the same in other words, 1 when they are about another task or thing."""
-    del held_out  # the whole family is
-    first_frame, second_frame = rng.sample(PARAPHRASE_FRAMES[:3], 2)
-    task, other_task = rng.sample(words.TASKS, 2)
-    thing, other_thing = rng.sample(words.BELONGINGS, 2)
-    first = first_frame.format(task=task, thing=thing)
+    """Two questions; label 0 when they ask the same in other words, 1 when task or thing are others.
+
+    A quarter of the things is kept for evaluation.
+    """
+    things = words.BELONGINGS[:3] if held_out else words.BELONGINGS[3:]
+    frames = rng.sample(PARAPHRASE_FRAMES, 2)
+    tasks, things = rng.sample(words.TASKS, 2), rng.sample(things, 2)
     if label == 0:
-        return Record({"first": first, "second": second_frame.format(task=task, thing=thing)}, label)
-    return Record({"first": first, "second": second_frame.format(task=other_task, thing=other_thing)}, label)
+        tasks[1], things[1] = tasks[0], things[0]
+    first, second = (f.format(task=a, thing=b) for f, a, b in zip(frames, tasks, things, strict=True))
+    return Record({"first": first, "second": second}, label)
 
 
 GENERATORS: dict[str, Generator] = {
@@ -256,6 +278,7 @@ GENERATORS: dict[str, Generator] = {
     "question_answering": question_answering,
     "topic": topic,
     "paraphrase": paraphrase,
+    "completion": completion,
 }
 LABELS = {
     "sentiment": 2,
@@ -265,4 +288,5 @@ LABELS = {
     "question_answering": 2,
     "topic": 3,
     "paraphrase": 2,
+    "completion": 2,
 }

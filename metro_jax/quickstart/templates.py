@@ -135,32 +135,30 @@ def _topic() -> tuple[Template, ...]:
 
 
 def _paraphrase() -> tuple[Template, ...]:
+    same = ("yes", "no")
     return (
+        Template("same_thing", "{first}? {second}? Do both questions ask the same thing? Yes or no?", same),
+        Template("mean", "Question: {first}? Does it mean the same as this: {second}? Yes or no?", same),
+        Template("duplicate", "Are these two the same question? {first}? {second}? Yes or no?", same),
+        Template("already", "Someone asked: {first}? Is that what I ask: {second}? Answer yes or no.", same),
+        Template("equal", "{first}? And {second}? Are the two questions equal? Yes or no?", same, held_out=True),
+        Template("alike", "Do these mean the same? {first}? {second}? Answer yes or no.", same, held_out=True),
+    )
+
+
+def _completion() -> tuple[Template, ...]:
+    options = ("{option_a}", "{option_b}")
+    return (
+        Template("blank", "{passage}. Fill in the blank: {gap}. {option_a} or {option_b}?", options, held_out=True),
+        Template("gap", "{passage}. What is missing here: {gap}? {option_a} or {option_b}?", options, held_out=True),
+        Template("complete", "Text: {passage}. Complete it: {gap}. {option_a} or {option_b}?", options, held_out=True),
         Template(
-            "same_thing",
-            "{first}? {second}? Do both questions ask the same thing? Yes or no?",
-            ("yes", "no"),
-            held_out=True,
-        ),
-        Template(
-            "mean",
-            "Question: {first}? Does it mean the same as this: {second}? Yes or no?",
-            ("yes", "no"),
-            held_out=True,
-        ),
-        Template(
-            "follows",
-            "Someone asks: {first}? Is it true that the question is: {second}? Yes or no?",
-            ("yes", "no"),
-            held_out=True,
-        ),
-        Template(
-            "duplicate", "Are these two the same question? {first}? {second}? Yes or no?", ("yes", "no"), held_out=True
+            "which_word", "{passage}. {gap}. Which word is left out, {option_a} or {option_b}?", options, held_out=True
         ),
     )
 
 
-HELD_OUT_FAMILY = "paraphrase"
+HELD_OUT_FAMILY = "completion"
 TEMPLATES: dict[str, tuple[Template, ...]] = {
     "sentiment": _sentiment(),
     "inference": _inference(),
@@ -169,4 +167,5 @@ TEMPLATES: dict[str, tuple[Template, ...]] = {
     "question_answering": _question_answering(),
     "topic": _topic(),
     "paraphrase": _paraphrase(),
+    "completion": _completion(),
 }

@@ -181,5 +181,14 @@ class PjitPartitioner:
         return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 
 
+def is_divisible(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can be cut up like this."""
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        return False
+    return True
+
+
 class ModelBasedPjitPartitioner(PjitPartitioner):
     """T5X's name for the partitioner of its run files; the same thing here."""

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from metro_jax.objectives import LossSums
 from metro_jax.training.models import BaseModel, address
 from metro_jax.training.optimizers import Optimizer
-from metro_jax.training.partitioning import PjitPartitioner
+from metro_jax.training.partitioning import PjitPartitioner, is_divisible
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, tuple[Array, Array]]
@@ -79,13 +79,9 @@ class Trainer:
         replicated = self.partitioner.replicated
 
         def fitting(sharding: Any, leaf: Any) -> Any:
-            if sharding is None:
-                return replicated
-            try:
-                sharding.shard_shape(leaf.shape)
-            except ValueError:  # statistics of another shape than their parameter
-                return replicated
-            return sharding
+            # Factored statistics stand in the place of a parameter but have another shape.
+            fits = sharding is not None and len(sharding.spec) <= leaf.ndim
+            return sharding if fits and is_divisible(sharding, leaf.shape) else replicated
 
         return jax.tree.map(fitting, derived, state, is_leaf=lambda node: node is None)
 

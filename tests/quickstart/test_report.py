@@ -24,7 +24,7 @@ def test_rows_have_accuracy_and_chance_of_every_template() -> None:
     rows = prompts.accuracies(examples, [example.family == "topic" for example in examples])
     assert {row["accuracy"] for row in rows if row["family"] == "topic"} == {1.0}
     assert {row["accuracy"] for row in rows if row["family"] != "topic"} == {0.0}
-    assert {row["chance"] for row in rows if row["family"] == "paraphrase"} == {0.5}
+    assert {row["chance"] for row in rows if row["family"] == "completion"} == {0.5}
     assert {row["examples"] for row in rows} == {6}
     assert prompts.mean_accuracy(rows, "topic") == 1.0
 

@@ -1,0 +1,173 @@
+"""`MetroT0` on the reference's tiny Hub model: ranking and generation equal to the reference, and kind to its users."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import metro_jax
+from metro_jax import inference
+from metro_jax.decoding import Beam, Sample
+from metro_jax.text.ids import swap_ids
+
+
+@pytest.fixture(scope="module")
+def model(golden_dir: pathlib.Path) -> metro_jax.MetroT0:
+    return metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny")
+
+
+@pytest.fixture(scope="module")
+def prompts(golden_dir: pathlib.Path) -> list[str]:
+    groups = json.loads((golden_dir / "rank_eval.json").read_text())["groups"]
+    texts = [example["prompt"] for group in groups for example in group["examples"]]
+    return sorted({text for text in texts if text.strip()}, key=len)[:6]
+
+
+@pytest.mark.golden
+def test_rank_equals_the_reference(model: metro_jax.MetroT0, golden_dir: pathlib.Path) -> None:
+    groups = json.loads((golden_dir / "rank_eval.json").read_text())["groups"]
+    examples = [example for group in groups for example in group["examples"]]
+    assert examples
+    # All groups in one call: numbers of choices and lengths differ within a batch.
+    rankings = model.rank([e["prompt"] for e in examples], [e["choices"] for e in examples])
+    for example, ranking in zip(examples, rankings, strict=True):
+        np.testing.assert_allclose(ranking.scores, example["scores"], rtol=1e-4, atol=1e-4)
+        assert ranking.best == example["prediction"]
+        assert model.tokenizer.encode(example["prompt"], max_length=512) == swap_ids(example["input_ids"])
+        labels = [model.tokenizer.encode_choice(choice) for choice in example["choices"]]
+        assert labels == [swap_ids(ids) for ids in example["choice_label_ids"]]
+    for group in groups:
+        own = [rankings[examples.index(e)].best == e["target_index"] for e in group["examples"]]
+        assert np.mean(own) == pytest.approx(group["accuracy"])
+
+
+@pytest.mark.golden
+def test_token_scores_equal_the_reference(model: metro_jax.MetroT0, golden_dir: pathlib.Path) -> None:
+    group = json.loads((golden_dir / "rank_eval.json").read_text())["groups"][0]
+    example = group["examples"][0]
+    tokens = np.asarray([swap_ids(example["input_ids"])])
+    widest = max(map(len, example["choice_label_ids"]))
+    labels = np.asarray([[[*swap_ids(ids), *[0] * (widest - len(ids))] for ids in example["choice_label_ids"]]])
+    scores = inference.score_labels(model.params, model.config, tokens, tokens != 0, labels)[0]
+    for ours, theirs in zip(scores, example["token_logprobs"], strict=True):
+        np.testing.assert_allclose(ours[: len(theirs)], theirs, rtol=1e-4, atol=1e-4)
+        assert (ours[len(theirs) :] == 0).all()
+
+
+def test_answers_do_not_depend_on_company_order_or_batch(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    together = model.generate(prompts, max_new_tokens=9)
+    assert len(together) == len(prompts)
+    assert model.generate(prompts[::-1], max_new_tokens=9, batch_size=4)[::-1] == together
+    assert [model.generate([text], max_new_tokens=9)[0] for text in prompts[:2]] == together[:2]
+
+
+def test_scores_do_not_depend_on_company(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    choices = [["yes", "no"], ["a much longer ending than the others", "no", "maybe"], ["yes"]]
+    together = model.rank(prompts[:3], choices)
+    for text, options, ranking in zip(prompts, choices, together, strict=False):
+        np.testing.assert_allclose(model.rank([text], [options])[0].scores, ranking.scores, atol=1e-4)
+        assert len(ranking.scores) == len(options)
+
+
+def test_a_seed_decides_the_draws(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    draw = lambda texts, seed: model.generate(texts, max_new_tokens=8, options=Sample(), seed=seed)  # noqa: E731
+    assert draw(prompts, 1) == draw(prompts, 1) != draw(prompts, 2)
+    assert draw(prompts[:1], 1) == draw(prompts, 1)[:1]
+
+
+def test_more_beams_find_no_worse_an_answer(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    options = Beam(num_beams=3, length_penalty=0.0)
+    greedy = model.generate(prompts, max_new_tokens=6)
+    beam = model.generate(prompts, max_new_tokens=6, options=options)
+    assert beam == model.generate(prompts, max_new_tokens=6, options=options, batch_size=2)
+    assert len(beam) == len(greedy)
+
+
+def test_new_lengths_in_a_bucket_do_not_compile_again(model: metro_jax.MetroT0) -> None:
+    inference.generate_tokens.clear_cache()
+    texts = [" ".join(["word"] * n) for n in range(1, 40)]
+    lengths = {len(model.tokenizer.encode(text)) for text in texts}
+    for n, text in enumerate(texts):
+        model.generate([text], max_new_tokens=3 + n % 5)
+    assert len(lengths) > 10
+    buckets = {metro_jax.decoding.bucket_length(length) for length in lengths}
+    assert inference.generate_tokens._cache_size() == len(buckets) < len(lengths) / 4
+
+
+def test_saving_and_loading_changes_nothing(
+    model: metro_jax.MetroT0, prompts: list[str], tmp_path: pathlib.Path
+) -> None:
+    model.save_pretrained(tmp_path / "again")
+    again = metro_jax.MetroT0.from_pretrained(tmp_path / "again")
+    assert again.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    assert again.tokenizer.fingerprint() == model.tokenizer.fingerprint()
+
+
+def test_low_precision_is_close(model: metro_jax.MetroT0, golden_dir: pathlib.Path, prompts: list[str]) -> None:
+    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", dtype="bfloat16")
+    choices = [["yes", "no"]] * len(prompts)
+    exact, near = model.rank(prompts, choices), low.rank(prompts, choices)
+    a, b = (np.asarray([r.scores for r in rankings]) for rankings in (exact, near))
+    assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.generate([]), ["[]", "at least one"]),
+        (lambda m: m.generate(["fine", "  "]), ["texts[1]", "empty"]),
+        (lambda m: m.generate("one string"), ["one string", "list"]),
+        (lambda m: m.generate(["x"], max_new_tokens=0), ["max_new_tokens=0", "1023"]),
+        (lambda m: m.generate(["x"], max_new_tokens=1024), ["1024", "1023"]),
+        (lambda m: m.generate(["word " * 1500]), ["texts[0]", "1024", "truncate"]),
+        (lambda m: m.generate(["x"], options=Beam(num_return_sequences=2)), ["num_return_sequences"]),
+        (lambda m: m.rank(["a"], [[]]), ["choices[0]", "at least one"]),
+        (lambda m: m.rank(["a", "b"], [["x"]]), ["2 texts", "1 list"]),
+        (lambda m: m.rank(["a"], ["yes"]), ["choices[0]='yes'"]),
+        (lambda m: m.logits(np.ones((1, 1025), int), np.ones((1, 2), int)), ["1025", "1024"]),
+    ],
+)
+def test_mistakes_name_value_and_remedy(model: metro_jax.MetroT0, call, words: list[str]) -> None:  # noqa: ANN001
+    with pytest.raises((ValueError, TypeError)) as error:
+        call(model)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        metro_jax.MetroT0.from_pretrained(tmp_path / "nowhere")
+
+
+def run_python(code: str, **environment: str) -> str:
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_costs_neither_tensorflow_nor_torch() -> None:
+    heavy = "tensorflow torch seqio clu t5x gin"
+    code = f"import sys, metro_jax, metro_jax.inference; print([m for m in {heavy.split()} if m in sys.modules])"
+    assert run_python(code).strip() == "[]"
+    assert run_python("import sys, metro_jax; print('jax' in sys.modules)").strip() == "False"
+
+
+def test_a_mesh_of_devices_gives_the_same_answers(model: metro_jax.MetroT0, golden_dir: pathlib.Path) -> None:
+    code = f"""
+import jax, numpy as np, metro_jax
+mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
+model = metro_jax.MetroT0.from_pretrained({str(golden_dir / "hub_tiny")!r}, mesh=mesh)
+print(len(jax.devices()), model.generate(["window table", "the red house plays", "island"], max_new_tokens=5))
+"""
+    out = run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
+    expected = model.generate(["window table", "the red house plays", "island"], max_new_tokens=5)
+    assert out.strip() == f"4 {expected}"

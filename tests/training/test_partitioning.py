@@ -1,0 +1,124 @@
+"""The mesh and the rules from logical to mesh axes."""
+
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.linen.partitioning import AxisMetadata
+from jax.sharding import PartitionSpec
+
+from metro_jax.training.partitioning import PjitPartitioner, standard_logical_axis_rules
+
+
+def test_one_device_is_a_mesh_like_any_other():
+    partitioner = PjitPartitioner(num_partitions=1, devices=jax.devices()[:1])
+    assert dict(partitioner.mesh.shape) == {"data": 1, "fsdp": 1, "model": 1}
+    assert partitioner.batch_shards == 1
+
+
+def test_rules_in_order_and_each_mesh_axis_once():
+    partitioner = PjitPartitioner(devices=jax.devices()[:1])
+    assert partitioner.spec(("vocab", "embed")) == PartitionSpec("model", "fsdp")
+    assert partitioner.spec(("layers", "embed", "heads", "kv")) == PartitionSpec(None, "fsdp", "model", None)
+    assert partitioner.spec(("batch", "length", "embed")) == PartitionSpec(("data", "fsdp"), None, None)
+    assert partitioner.spec(("an axis nobody knows",)) == PartitionSpec(None)
+    assert partitioner.spec(None) == PartitionSpec()
+
+
+def test_more_dimensions_and_own_rules():
+    rules = standard_logical_axis_rules(activation_partitioning_dims=2, additional_rules=[("mine", "data")])
+    partitioner = PjitPartitioner(logical_axis_rules=rules, devices=jax.devices()[:1])
+    assert partitioner.spec(("mine",)) == PartitionSpec("data")
+    both = PjitPartitioner(
+        logical_axis_rules=standard_logical_axis_rules(parameter_partitioning_dims=2), devices=jax.devices()[:1]
+    )
+    assert both.spec(("vocab", "embed")) == PartitionSpec("model", ("fsdp", "data"))
+
+
+def test_batches_become_arrays_over_the_mesh():
+    rows = {"x": np.arange(6).reshape(2, 3)}
+    placed = PjitPartitioner(devices=jax.devices()[:1]).shard_batch(rows)
+    np.testing.assert_array_equal(placed["x"], rows["x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_partitions": 3, "devices": [jax.devices()[0]] * 4}, "num_partitions=3 .* 4 devices.*divisor of 4"),
+        ({"num_partitions": 2, "model_parallel_submesh": (4, 1)}, "num_partitions=2 contradicts .*product is 4"),
+        ({"logical_axis_rules": [("batch", "dta")]}, "mesh axis 'dta'; there are data, fsdp, model"),
+        ({"logical_axis_rules": [("batch",)]}, "is not a pair"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        PjitPartitioner(**{"devices": [jax.devices()[0]] * 4, **options})
+
+
+def test_dimensions_other_than_1_and_2_are_refused():
+    with pytest.raises(ValueError, match="activation_partitioning_dims=3"):
+        standard_logical_axis_rules(activation_partitioning_dims=3)
+
+
+def test_a_parameter_without_axes_is_refused():
+    with pytest.raises(ValueError, match=r"parameter a/b .*b_axes"):
+        PjitPartitioner(devices=jax.devices()[:1]).param_shardings({"a": {"b": jnp.ones(2)}}, {})
+
+
+ON_EIGHT_DEVICES = """
+    import jax, numpy as np
+    jax.config.update("jax_num_cpu_devices", 8)
+    from training.stand_in import BagModel
+    from metro_jax.training.partitioning import PjitPartitioner
+    from metro_jax.training.schedules import create_learning_rate_scheduler
+    from metro_jax.training.trainer import Trainer
+
+    draw = np.random.default_rng(0)
+    batch = {name: draw.integers(4, 700, (16, 5)).astype(np.int32) for name in ("encoder_input_tokens", "decoder_target_tokens")}
+    rate = create_learning_rate_scheduler(factors="constant", base_learning_rate=0.01)
+    results = []
+    for data, fsdp, model in ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)):
+        devices = jax.devices()[: data * fsdp * model]
+        partitioner = PjitPartitioner(num_partitions=model, fsdp_partitions=fsdp, devices=devices)
+        assert tuple(partitioner.mesh.shape.values()) == (data, fsdp, model)
+        shapes = {k: v.shape for k, v in batch.items()}
+        trainer = Trainer(BagModel(), partitioner, shapes, learning_rate_fn=rate, num_microbatches=2)
+        state, losses = trainer.init_state(), []
+        piece = state.target["embedding"].addressable_shards[0].data.shape
+        assert piece == (736 // model, 8 // fsdp), piece
+        assert state.state.param_states.mu["embedding"].addressable_shards[0].data.shape == piece
+        for _ in range(3):
+            state, metrics = trainer.train(state, partitioner.shard_batch(batch))
+            losses.append(float(metrics["loss"][0]))
+        results.append(losses)
+    np.testing.assert_allclose(results[1:], [results[0]] * 3, rtol=1e-5)
+    try:
+        PjitPartitioner(num_partitions=8, devices=jax.devices()).param_shardings(
+            {"x": np.ones((9,))}, {"x_axes": __import__("flax").linen.partitioning.AxisMetadata(("vocab",))}
+        )
+    except ValueError as error:
+        assert "size 9 cannot be cut into 8 parts" in str(error), error
+    else:
+        raise AssertionError("9 rows on 8 devices")
+    print("same")
+"""
+
+
+def test_every_layout_of_eight_devices_gives_the_same_losses():
+    """In a process of its own, since the number of devices is fixed when JAX starts."""
+    code = textwrap.dedent(ON_EIGHT_DEVICES)
+    paths = [str(__import__("pathlib").Path(__file__).parent.parent)]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("same"), done.stderr[-2000:]
+
+
+def test_axes_metadata_is_what_t5x_expects():
+    shardings = PjitPartitioner(devices=jax.devices()[:1]).param_shardings(
+        {"a": {"kernel": jnp.ones((4, 4))}}, {"a": {"kernel_axes": AxisMetadata(("embed", "mlp"))}}
+    )
+    assert shardings["a"]["kernel"].spec == PartitionSpec("fsdp", "model")

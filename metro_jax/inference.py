@@ -1,7 +1,7 @@
 """`MetroT0`: a model with its tokenizer. Strings in, strings or scores out, on whatever device JAX finds.
 
-Inputs are sorted by length, cut into batches, and padded to buckets, so that new texts seldom compile anew; results come
-back in the order of the inputs and depend on neither batch nor bucket.
+Inputs are sorted by length, cut into batches, and padded to buckets, so that new texts seldom compile anew; results
+come back in the order of the inputs and depend on neither batch nor bucket.
 """
 
 import functools
@@ -50,9 +50,9 @@ def generate_tokens(
     options: Options,
 ) -> Decoded:
     """Encodes once and decodes with a cache; compiled per shape, `max_length` and options."""
-    encoded = EncoderDecoder(config).apply({"params": params}, tokens, mask, method="encode")
+    encoded: Any = EncoderDecoder(config).apply({"params": params}, tokens, mask, method="encode")
     decoder = unstack_decoder(params, config)
-    cache = init_cache(decoder, config, encoded, mask, max_length)  # pyright: ignore[reportArgumentType]
+    cache = init_cache(decoder, config, encoded, mask, max_length)
     return decode(
         lambda last, cache: decode_step(decoder, config, last, cache),
         cache,
@@ -77,7 +77,7 @@ def score_labels(
 ) -> Float[Array, "rows choices target"]:
     """Log-probability of every label token, 0 at pads. Each input is encoded once for all its choices (spec 8.1)."""
     rows, choices, length = labels.shape
-    model = EncoderDecoder(config)
+    model: Any = EncoderDecoder(config)
     encoded = jnp.repeat(model.apply({"params": params}, tokens, mask, method="encode"), choices, axis=0)
     flat = labels.reshape(rows * choices, length)
     inputs = jnp.pad(flat, ((0, 0), (1, 0)), constant_values=config.decoder_start_token)[:, :-1]
@@ -91,7 +91,8 @@ def score_labels(
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def _logits(params: Any, config: MetroConfig, *inputs: Array | None) -> Array:
-    return EncoderDecoder(config).apply({"params": params}, *inputs)
+    model: Any = EncoderDecoder(config)
+    return model.apply({"params": params}, *inputs)
 
 
 class MetroT0:
@@ -139,7 +140,9 @@ class MetroT0:
     ) -> None:
         """Writes a Hub-format folder, complete or not at all; "float16" is what the published checkpoints hold."""
         params = jax.tree.map(lambda p: np.asarray(p, np.float32), self.params)
-        save_hub_folder(pathlib.Path(folder), self.config, params, tokenizer=self.tokenizer, dtype=dtype, overwrite=overwrite)
+        save_hub_folder(
+            pathlib.Path(folder), self.config, params, tokenizer=self.tokenizer, dtype=dtype, overwrite=overwrite
+        )
 
     def generate(
         self,

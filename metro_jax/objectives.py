@@ -1,7 +1,7 @@
 """Losses of pretraining and finetuning (spec 5.1 to 5.4 and 6.4).
 
-Every loss is a sum with the count that belongs to it. `LossSums.total` is what a step differentiates; it is divided once,
-by the summed `normalizer` of all microbatches.
+Every loss is a sum with the count that belongs to it. `LossSums.total` is what a step differentiates; it is divided
+once, by the summed `normalizer` of all microbatches.
 """
 
 import math

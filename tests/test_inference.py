@@ -132,7 +132,7 @@ def test_low_precision_is_close(model: metro_jax.MetroT0, golden_dir: pathlib.Pa
         (lambda m: m.logits(np.ones((1, 1025), int), np.ones((1, 2), int)), ["1025", "1024"]),
     ],
 )
-def test_mistakes_name_value_and_remedy(model: metro_jax.MetroT0, call, words: list[str]) -> None:  # noqa: ANN001
+def test_mistakes_name_value_and_remedy(model: metro_jax.MetroT0, call, words: list[str]) -> None:
     with pytest.raises((ValueError, TypeError)) as error:
         call(model)
     for word in words:

@@ -98,7 +98,7 @@ def test_losses_and_gradients_equal_the_reference(criterion: tuple[dict, dict[st
     for name, case in cases.items():
         config = criterion_config(case["criterion"], original.shape[1])
 
-        def total(logits, rtd, generator, config=config):  # noqa: ANN001, ANN202
+        def total(logits, rtd, generator, config=config):
             outputs = outputs_from(original, target, replaced, logits, rtd, generator, config)
             sums = objectives.metro_loss(outputs, config)
             return sums.total, sums

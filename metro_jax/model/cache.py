@@ -65,12 +65,12 @@ def init_cache(
     params = unstack_decoder(params, config)
     rows, shape = encoded.shape[0], (encoded.shape[0], max_length, config.num_heads, config.head_dim)
     empty = tuple((jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in params["decoder"]["layers"])
-    cross = tuple(
+    cross: Any = tuple(
         DecoderLayer(config).apply({"params": layer}, encoded, method="cross_keys_values")
         for layer in params["decoder"]["layers"]
     )
     past = SelfCache(empty, jnp.zeros((rows, max_length), bool))
-    return Cache(past, CrossCache(cross, encoder_mask.astype(bool)), jnp.zeros((), jnp.int32))  # pyright: ignore
+    return Cache(past, CrossCache(cross, encoder_mask.astype(bool)), jnp.zeros((), jnp.int32))
 
 
 def decode_step(
@@ -83,17 +83,15 @@ def decode_step(
     """
     params = unstack_decoder(params, config)
     decoder, dtype = params["decoder"], config.dtype
-    visible = jax.lax.dynamic_update_slice_in_dim(
-        cache.past.visible, (tokens != PAD)[:, None], cache.index, axis=1
-    )
-    x = jnp.asarray(params["token_embedding"][tokens] + decoder["position_embedding"][cache.index + PAD_POSITION + 1], dtype)
+    visible = jax.lax.dynamic_update_slice_in_dim(cache.past.visible, (tokens != PAD)[:, None], cache.index, axis=1)
+    position = decoder["position_embedding"][cache.index + PAD_POSITION + 1]
+    x: Any = params["token_embedding"][tokens].astype(dtype) + position.astype(dtype)
     x = layer_norm(config).apply({"params": decoder["embedding_norm"]}, x[:, None, :])
-    layers = []
+    layers: list[Any] = []
     for layer, past, cross in zip(decoder["layers"], cache.past.layers, cache.cross.layers, strict=True):
-        x, written = DecoderLayer(config).apply(
-            {"params": layer}, x, past, cross, cache.index, visible[:, None, :], cache.cross.visible[:, None, :],
-            method="step",
-        )  # fmt: skip
+        masks = visible[:, None, :], cache.cross.visible[:, None, :]
+        stepped: Any = DecoderLayer(config).apply({"params": layer}, x, past, cross, cache.index, *masks, method="step")
+        x, written = stepped
         layers.append(written)
     past = SelfCache(tuple(layers), visible)
     return project(params["token_embedding"], x[:, 0], dtype), Cache(past, cache.cross, cache.index + 1)

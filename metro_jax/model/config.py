@@ -48,8 +48,9 @@ class MetroConfig:
         position_rows: rows of each position table, two more than the longest sequence (spec 2.1).
         dropout_rate, attention_dropout_rate, mlp_dropout_rate: after sublayers, on attention weights, inside the MLP.
         decoder_start_token: first decoder input of finetuned models, in metro_jax ids (spec 2.7).
-        dtype: of the computation; parameters are float32, softmax, norms and losses always run in float32 (spec 2.8).
-        remat: what the backward pass recomputes: "none" of it, all but matrix products ("minimal"), each layer ("full").
+        dtype: of the computation; parameters are float32, and softmax, norms and losses run in float32 (spec 2.8).
+        remat: what the backward pass recomputes: nothing ("none"), all but matrix products ("minimal"), or each whole
+            layer ("full").
         padding: "training" hides pads by id and zeroes their embedding, "hub" hides them by mask only (spec 2.6).
     """
 
@@ -138,7 +139,7 @@ class PretrainingConfig:
         rtd_only: drop the corrective LM loss.
         mask_rate: share of masked positions, for the ceiling below.
         max_masked_positions: ceiling per row on masked positions; None means floor(mask_rate * length) + 1, which
-            unpacked rows cannot exceed. Positions beyond it would carry no loss; the metric `dropped_masks` counts them.
+            unpacked rows cannot exceed. Positions beyond it carry no loss; the metric `dropped_masks` counts them.
         full_metrics: also project unmasked positions in target "lm" and "both", for `unreplaced_accuracy`. Costs a
             tensor of batch x length x vocabulary.
     """

@@ -1,7 +1,7 @@
 """Layers of the network: relative bias, attention, MLP, encoder and decoder layer (spec 2.2 to 2.4).
 
-Every parameter carries logical axis names through `nn.with_logical_partitioning`; a partitioner maps them to a mesh.
-Layers are written for one layer; `network.py` scans them over a stacked leading axis.
+Every parameter carries logical axis names; a partitioner maps them to a mesh. Layers are written for one layer;
+`network.py` scans them over a stacked leading axis.
 """
 
 import functools
@@ -11,19 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig
 
-# Finite, so that a row with no visible key gives a uniform average rather than NaN; such rows are never read (spec 2.6).
+# Finite, so that a row with no visible key gives an average rather than NaN; such rows are never read (spec 2.6).
 MASKED_SCORE = float(np.finfo(np.float32).min)
 
 Initializer = Any
 
 
 def precision(dtype: Any) -> str:
-    """float32 means float32: accelerators would otherwise multiply in bfloat16 or TF32 and miss the reference by 1e-3."""
+    """float32 means float32: accelerators would else multiply in bfloat16 or TF32, and miss the reference by 1e-3."""
     return "highest" if jnp.dtype(dtype) == jnp.float32 else "default"
+
+
+def named(init: Initializer, *axes: str) -> Any:
+    """`init` for a parameter whose axes have these logical names; a partitioner maps them to a mesh."""
+    return nn.with_logical_partitioning(init, axes)
 
 
 def normal(variance: float) -> Initializer:
@@ -102,8 +108,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         n = self.num_inputs
-        kernel = self.param("kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), self.shape)
-        bias = self.param("bias", nn.with_logical_partitioning(self.bias_init, self.axes[n:]), self.shape[n:])
+        kernel = self.param("kernel", named(self.kernel_init, *self.axes), self.shape)
+        bias = self.param("bias", named(self.bias_init, *self.axes[n:]), self.shape[n:])
         contracted = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
         y = jax.lax.dot_general(x, kernel, (contracted, ((), ())), precision=precision(self.dtype))
@@ -116,14 +122,14 @@ def layer_norm(config: MetroConfig, name: str | None = None) -> nn.LayerNorm:
         epsilon=config.layer_norm_epsilon,
         dtype=config.dtype,
         use_fast_variance=False,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("embed",)),
+        scale_init=named(nn.initializers.ones_init(), "embed"),
+        bias_init=named(nn.initializers.zeros_init(), "embed"),
         name=name,
     )
 
 
 def clamp_float16(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The Hub form's guard: hidden states in float16 that hold an infinity are clamped to +-(65504 - 1000) (spec 2.8)."""
+    """The Hub form's guard: float16 states that hold an infinity are clamped to +-(65504 - 1000) (spec 2.8)."""
     if x.dtype != jnp.float16:
         return x
     bound = jnp.where(jnp.isinf(x).any(), 65504 - 1000, 65504).astype(x.dtype)
@@ -155,8 +161,8 @@ class Attention(nn.Module):
         """Projected keys and values, each [batch, keys, heads, head_dim]."""
         names = ("batch", "length", "heads", "kv")
         return (
-            nn.with_logical_constraint(self.key(x), names),
-            nn.with_logical_constraint(self.value(x), names),
+            with_logical_constraint(self.key(x), names),
+            with_logical_constraint(self.value(x), names),
         )
 
     def attend(
@@ -170,7 +176,7 @@ class Attention(nn.Module):
     ) -> Float[Array, "batch queries d_model"]:
         """Attention of x to given keys and values; `mask` is True where a key is visible."""
         query = self.query(x) * jnp.asarray(self.config.head_dim**-0.5, self.config.dtype)
-        query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
+        query = with_logical_constraint(query, ("batch", "length", "heads", "kv"))
         exact = precision(self.config.dtype)
         scores = jnp.einsum("bqhk,bshk->bhqs", query, key, precision=exact, preferred_element_type=jnp.float32)
         if bias is not None:
@@ -180,7 +186,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores, axis=-1).astype(self.config.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
         attended = jnp.einsum("bhqs,bshk->bqhk", weights, value, precision=exact)
-        attended = nn.with_logical_constraint(attended, ("batch", "length", "heads", "kv"))
+        attended = with_logical_constraint(attended, ("batch", "length", "heads", "kv"))
         return self.out(attended)
 
     def __call__(
@@ -209,7 +215,7 @@ class Mlp(nn.Module):
         wo_init = normal(0.02**2 if self.generator else 1 / (2 * c.d_model))
         hidden = nn.relu(Dense((c.d_model, c.d_ff), ("embed", "mlp"), wi_init, dtype=c.dtype, name="wi")(x))
         hidden = nn.Dropout(c.mlp_dropout_rate)(hidden, deterministic=deterministic)
-        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+        hidden = with_logical_constraint(hidden, ("batch", "length", "mlp"))
         return Dense((c.d_ff, c.d_model), ("mlp", "embed"), wo_init, dtype=c.dtype, name="wo")(hidden)
 
 
@@ -231,7 +237,7 @@ class EncoderLayer(nn.Module):
         init = normal(0.02**2) if self.generator else nn.initializers.zeros_init()
         table = self.param(
             "relative_bias",
-            nn.with_logical_partitioning(init, ("relpos_buckets", "heads")),
+            named(init, "relpos_buckets", "heads"),
             (c.relative_attention_num_buckets, c.num_heads),
         )
         # A product with one-hot rows: its gradient is a product too, where a gather's would be a scatter.
@@ -242,7 +248,7 @@ class EncoderLayer(nn.Module):
         x = clamp_float16(layer_norm(c, "self_attention_norm")(x + drop(attended, deterministic=deterministic)))
         y = Mlp(c, self.generator, name="mlp")(x, deterministic)
         x = clamp_float16(layer_norm(c, "mlp_norm")(x + drop(y, deterministic=deterministic)))
-        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        return with_logical_constraint(x, ("batch", "length", "embed"))
 
 
 class DecoderLayer(nn.Module):
@@ -260,14 +266,16 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = layer_norm(c)
         self.drop = nn.Dropout(c.dropout_rate)
 
-    def finish(self, x: Array, attended: Array, cross: tuple[Array, Array], cross_mask: Array | None, det: bool) -> Array:
+    def finish(
+        self, x: Array, attended: Array, cross: tuple[Array, Array], cross_mask: Array | None, det: bool
+    ) -> Array:
         """Everything after self attention; shared by the full pass and the cached step."""
         x = clamp_float16(self.self_attention_norm(x + self.drop(attended, deterministic=det)))
         y = self.cross_attention.attend(x, *cross, cross_mask, deterministic=det)
         x = clamp_float16(self.cross_attention_norm(x + self.drop(y, deterministic=det)))
         y = self.mlp(x, det)
         x = clamp_float16(self.mlp_norm(x + self.drop(y, deterministic=det)))
-        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        return with_logical_constraint(x, ("batch", "length", "embed"))
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import PAD_POSITION, MetroConfig
@@ -16,6 +17,7 @@ from metro_jax.model.layers import (
     DecoderLayer,
     EncoderLayer,
     layer_norm,
+    named,
     normal,
     precision,
     relative_buckets,
@@ -36,7 +38,7 @@ REMAT_POLICIES = {
 
 
 def check_length(config: MetroConfig, length: int, what: str) -> None:
-    """Refuse what the position tables cannot tell apart: a look-up out of range would silently repeat the last row."""
+    """Refuse what the position tables cannot tell apart: a look-up past their end would silently repeat a row."""
     if length > config.max_length:
         raise ValueError(
             f"{what} has {length} positions, but the position tables of this model end at {config.max_length}; "
@@ -100,7 +102,7 @@ def _collect(layer: type[nn.Module]) -> type[nn.Module]:
 
 
 def scanned(layer: type[nn.Module], config: MetroConfig, length: int, num_broadcast: int) -> Any:
-    """`layer` scanned over `length` stacked sets of parameters, its `num_broadcast` further arguments the same for each.
+    """`layer` scanned over `length` stacked sets of parameters, with `num_broadcast` further arguments for all of them.
 
     The last of these must be `deterministic`, which stays a Python value when the layer is rematerialised.
     """
@@ -108,11 +110,12 @@ def scanned(layer: type[nn.Module], config: MetroConfig, length: int, num_broadc
     if config.remat != "none":
         policy = REMAT_POLICIES[config.remat]
         body = nn.remat(body, policy=policy, prevent_cse=False, static_argnums=(num_broadcast + 1,))
+    broadcast: Any = (nn.broadcast,) * num_broadcast
     return nn.scan(
         body,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast,) * num_broadcast,
+        in_axes=broadcast,
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
@@ -136,7 +139,7 @@ class Stack(nn.Module):
         c = self.config
         if self.own_positions:
             init = normal(0.02**2) if self.generator else uniform((3 / (2 * c.d_model)) ** 0.5)
-            boxed = nn.with_logical_partitioning(with_zero_pad_row(init), ("abspos_buckets", "embed"))
+            boxed = named(with_zero_pad_row(init), "abspos_buckets", "embed")
             self.position_embedding = self.param("position_embedding", boxed, (c.position_rows, c.d_model))
         if self.own_norm:
             self.embedding_norm = layer_norm(c)
@@ -153,7 +156,7 @@ class Stack(nn.Module):
         x = jnp.take(jnp.asarray(embedding, dtype), tokens, axis=0)
         x = norm(x + jnp.take(jnp.asarray(table, dtype), rows, axis=0))
         x = self.dropout(x, deterministic=deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        return with_logical_constraint(x, ("batch", "length", "embed"))
 
 
 class Encoder(Stack):
@@ -234,7 +237,7 @@ class EncoderDecoder(nn.Module):
     def setup(self) -> None:
         c = self.config
         # The output projection shares the matrix and is visited last by the reference, as a map into V (spec 3.5).
-        boxed = nn.with_logical_partitioning(normal(1 / (2 * c.vocab_size)), ("vocab", "embed"))
+        boxed = named(normal(1 / (2 * c.vocab_size)), "vocab", "embed")
         self.token_embedding = self.param("token_embedding", boxed, (c.vocab_size, c.d_model))
         self.encoder = Encoder(c, collect=self.collect)
         self.decoder = Decoder(c, collect=self.collect)
@@ -248,7 +251,9 @@ class EncoderDecoder(nn.Module):
         **options: Any,
     ) -> Float[Array, "batch target vocab"]:
         """float32 logits; options as of `hidden_states`."""
-        return self.project(self.hidden_states(encoder_tokens, decoder_tokens, encoder_mask, decoder_mask, **options)[1])
+        return self.project(
+            self.hidden_states(encoder_tokens, decoder_tokens, encoder_mask, decoder_mask, **options)[1]
+        )
 
     def hidden_states(
         self,

@@ -1,5 +1,7 @@
 """What pretraining adds to the encoder-decoder: the generator and the replaced-token-detection head (spec 3)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig, PretrainingConfig
-from metro_jax.model.layers import Dense, Initializer, layer_norm, normal, uniform
+from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, uniform
 from metro_jax.model.network import PAD, Encoder, EncoderDecoder, Stack, project, same_segment, visible_keys
 from metro_jax.model.network import combine as combine_masks
 
@@ -69,7 +71,7 @@ class LMHead(nn.Module):
     ) -> Float[Array, "*batch vocab"]:
         c = self.config
         x = layer_norm(c, "norm")(nn.relu(_head_dense(c)(x)))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
+        zeros = named(nn.initializers.zeros_init(), "vocab")
         return project(embedding, x, c.dtype) + self.param("bias", zeros, (c.vocab_size,))
 
 
@@ -102,7 +104,7 @@ class Generator(nn.Module):
         if p.sharing == "none":
             # BERT's rule, pad row zero (spec 3.5).
             init = normal(0.02**2)
-            boxed = nn.with_logical_partitioning(lambda *a: init(*a).at[PAD].set(0.0), ("vocab", "embed"))
+            boxed = named(lambda *a: init(*a).at[PAD].set(0.0), "vocab", "embed")
             self.token_embedding = self.param("token_embedding", boxed, (own.vocab_size, own.d_model))
         self.encoder = Encoder(
             own,
@@ -118,7 +120,7 @@ class Generator(nn.Module):
         main_encoder: Stack,
         tokens: Int[Array, "batch length"],
         slots: Int[Array, "batch masked"],
-        **options: Array | bool | None,
+        **options: Any,
     ) -> Float[Array, "batch masked vocab"]:
         """Logits at the positions in `slots`; `main_*` are what the generator may share."""
         embedding = self.token_embedding if self.pretraining.sharing == "none" else main_embedding
@@ -154,7 +156,7 @@ class MetroPretraining(EncoderDecoder):
         masked = targets != PAD
         positions = masked_positions(masked, p.masked_ceiling(source.shape[1]))
         segments, where = batch.get("encoder_segment_ids"), batch.get("encoder_positions")
-        packed = {"segment_ids": segments, "positions": where, "deterministic": deterministic}
+        packed: dict[str, Any] = {"segment_ids": segments, "positions": where, "deterministic": deterministic}
         generator_logits = self.generator(self.token_embedding, self.encoder, source, positions, **packed)
         if sampled_tokens is None:
             # No gradient flows through a draw (spec 3.4).
@@ -170,9 +172,7 @@ class MetroPretraining(EncoderDecoder):
             self.token_embedding,
             batch["decoder_input_tokens"],
             encoded,
-            combine_masks(
-                None if visible is None else visible[:, None, :], same_segment(decoder_segments, segments)
-            ),
+            combine_masks(None if visible is None else visible[:, None, :], same_segment(decoder_segments, segments)),
             positions=batch.get("decoder_positions"),
             segment_ids=decoder_segments,
             deterministic=deterministic,

@@ -19,6 +19,8 @@ from absl import logging
 from etils import epath
 from flax import traverse_util
 
+from metro_jax.training.errors import UserError
+
 STATE, DATASET, PROGRESS = "state", "dataset", "progress"
 PREFIX = "checkpoint"
 # Branches that only pretraining has: finetuning leaves them behind (spec 6.5).
@@ -135,7 +137,7 @@ class DatasetHandler(ocp.CheckpointHandler):
         """Moves the given iterator to the saved position."""
         prefix = self._prefix(directory)
         if not epath.Path(f"{prefix}.index").exists():
-            raise ValueError(
+            raise UserError(
                 f"{directory}: no data position for process {jax.process_index()} of {jax.process_count()}; it was saved "
                 "with another number of processes, to which it is tied. Continue with as many, or set "
                 "utils.SaveCheckpointConfig.save_dataset=False to start reading anew"
@@ -187,7 +189,8 @@ class Checkpointer:
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        steps = checkpoint_steps(self.folder)
+        return steps[-1] if steps else None
 
     def save(self, step: int, state: Mapping[str, Any], iterator: Any = None, progress: Any = None) -> None:
         """Copies `state` and returns; files are written in the background.
@@ -219,7 +222,11 @@ class Checkpointer:
         if step is None:
             raise FileNotFoundError(f"{self.folder}: no checkpoint to continue from")
         path = self.folder / f"{PREFIX}_{step}"
-        check_same_tree(path, state)
+        try:
+            stored = stored_shapes(path)
+        except Exception as error:
+            raise ValueError(self._damaged(step, error)) from error
+        check_same_tree(path, stored, state)
         items: dict[str, Any] = {STATE: _restore_args(state), PROGRESS: ocp.args.JsonRestore()}
         if iterator is not None and (path / DATASET).is_dir():
             items[DATASET] = DatasetRestore(iterator)
@@ -227,6 +234,8 @@ class Checkpointer:
             logging.warning("%s has no data position: reading starts anew, so the run is not repeatable.", path)
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except UserError:
+            raise
         except Exception as error:
             raise ValueError(self._damaged(step, error)) from error
         return step, restored[STATE], restored[PROGRESS]
@@ -234,7 +243,7 @@ class Checkpointer:
     def _damaged(self, step: int, error: Exception) -> str:
         before = [s for s in checkpoint_steps(self.folder) if s < step]
         way_out = f"remove that folder to continue from {PREFIX}_{before[-1]}" if before else "there is none before it"
-        return f"{self.folder / f'{PREFIX}_{step}'} cannot be read ({str(error).splitlines()[0]}); {way_out}"
+        return f"{self.folder / f'{PREFIX}_{step}'} cannot be read ({str(error).splitlines()[0][:300]}); {way_out}"
 
 
 def _restore_args(state: Any, partial: bool = False) -> Any:
@@ -265,9 +274,9 @@ def compare(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[in
     return lines
 
 
-def check_same_tree(path: epath.Path, state: Any) -> None:
+def check_same_tree(path: epath.Path, stored: Mapping[str, tuple[int, ...]], state: Any) -> None:
     """Raises ValueError with a list where a checkpoint and the state to continue differ."""
-    stored, wanted = stored_shapes(path), _shapes(state)
+    wanted = _shapes(state)
     lines = compare(stored, wanted) + [f"{name}: not in the model" for name in stored if name not in wanted]
     if lines:
         raise ValueError(

@@ -38,5 +38,5 @@ def test_unstacking_is_done_once(tiny: MetroConfig, tiny_params: Any) -> None:
 
 
 def test_too_long_a_text_is_refused(tiny: MetroConfig, tiny_params: Any) -> None:
-    with pytest.raises(ValueError, match="generated text.*65"):
+    with pytest.raises(ValueError, match=r"generated text.*65"):
         init_cache(tiny_params, tiny, jnp.zeros((1, 3, 16)), jnp.ones((1, 3), bool), 65)

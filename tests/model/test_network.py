@@ -16,7 +16,6 @@ from metro_jax.convert import load_hub_folder, params_to_fairseq
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import EncoderDecoder, init_params
 from metro_jax.text.ids import swap_ids
-
 from tests.model.helpers import check_gradients, load_fairseq, swap_columns
 
 
@@ -25,7 +24,9 @@ def ids(seed: int, shape: tuple[int, int], vocab: int) -> jnp.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "deterministic"))
-def logits_of(config: MetroConfig, params: Any, source: Any, target: Any, *masks: Any, rngs: Any = None, **options: Any):
+def logits_of(
+    config: MetroConfig, params: Any, source: Any, target: Any, *masks: Any, rngs: Any = None, **options: Any
+):
     return EncoderDecoder(config).apply({"params": params}, source, target, *masks, rngs=rngs, **options)
 
 

@@ -18,7 +18,6 @@ from metro_jax.convert import params_to_fairseq
 from metro_jax.model.config import RTD_HEADS, SHARING, MetroConfig, PretrainingConfig
 from metro_jax.model.pretraining import MetroPretraining
 from metro_jax.text.ids import swap_ids
-
 from tests.model.helpers import check_gradients, load_fairseq, swap_columns
 from tests.test_objectives import check_metrics, criterion_config
 
@@ -48,7 +47,9 @@ def init(config: MetroConfig, pretraining: PretrainingConfig, seed: int = 0) -> 
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pretraining"))
-def apply(config: MetroConfig, pretraining: PretrainingConfig, params: Any, batch: Any, seed: Any = 0, **kw: Any) -> Any:
+def apply(
+    config: MetroConfig, pretraining: PretrainingConfig, params: Any, batch: Any, seed: Any = 0, **kw: Any
+) -> Any:
     model = MetroPretraining(config, pretraining=pretraining)
     return model.apply({"params": params}, batch, rngs={"sampling": jax.random.key(seed)}, **kw)
 
@@ -267,9 +268,10 @@ def sizes_from(tensors: dict[str, Any], sharing: str) -> tuple[MetroConfig, Pret
     """Sizes of the fixture's model, read off the shapes."""
     vocab, d_model = tensors["encoder.embed_tokens.weight"]["shape"]
     buckets, heads = tensors["encoder.layers.0.self_attn_rel_pos.rel_attn_bias.weight"]["shape"]
-    depth = lambda prefix: 1 + max(  # noqa: E731
-        int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix)
-    )
+
+    def depth(prefix: str) -> int:
+        return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix))
+
     config = MetroConfig(
         vocab_size=vocab,
         d_model=d_model,

@@ -63,11 +63,14 @@ def test_a_half_written_checkpoint_is_never_found(folder):
     (folder / "checkpoint_3").rename(folder / "checkpoint_9.orbax-checkpoint-tmp")
     (folder / "checkpoint_8").mkdir()
     with Checkpointer(folder) as checkpointer:
-        assert checkpointer.latest_step() in (2, None) or (folder / f"checkpoint_{checkpointer.latest_step()}" / "state").is_dir()
+        assert checkpointer.latest_step() == 2
+        assert checkpointer.restore(state_after(0).state_dict())[0] == 2
     assert checkpoints.checkpoint_steps(folder) == [1, 2]
     assert RestoreCheckpointConfig(str(folder)).find()[-1].name == "checkpoint_2"
 
 
+# Orbax leaves its other reads behind when one fails; their results then find no event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_newest_checkpoint_names_the_one_before(folder):
     for file in (folder / "checkpoint_3" / "state" / "d").iterdir():
         file.write_bytes(b"")
@@ -115,14 +118,14 @@ def test_paths(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="checkpoint_7: no checkpoint; .* has checkpoint_1, checkpoint_2, checkpoint_3"):
         RestoreCheckpointConfig(str(folder / "checkpoint_7")).find()
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
-        RestoreCheckpointConfig(str(tmp_path / "nowhere")).find()
+        RestoreCheckpointConfig(str(tmp_path / "no" / "where")).find()
 
 
 def test_bfloat16_files_give_float32_parameters(tmp_path):
     state = state_after(1)
     with Checkpointer(tmp_path, SaveCheckpointConfig(dtype="bfloat16")) as checkpointer:
         checkpointer.save(1, state.state_dict())
-    params, _ = checkpoints.restore_params(tmp_path, PARAMS)
+    params, _ = checkpoints.restore_params(tmp_path / "checkpoint_1", PARAMS)
     assert params["encoder"]["kernel"].dtype == jnp.float32
     np.testing.assert_allclose(params["encoder"]["kernel"], state.target["encoder"]["kernel"], rtol=1e-2)
 

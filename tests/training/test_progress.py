@@ -1,0 +1,97 @@
+"""What a run says and writes while it runs."""
+
+import io
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from metro_jax.training.progress import METRICS_FILE, NonFiniteLoss, Progress, clock, rounded
+
+
+def metrics(loss, count=2.0, rate=0.5):
+    return {"loss": (jnp.float32(loss), jnp.float32(count)), "learning_rate": (jnp.float32(rate), jnp.ones(()))}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+def test_a_line_per_period_with_sums_divided_by_counts(tmp_path):
+    out = io.StringIO()
+    progress = Progress(str(tmp_path), 5, 2, stream=out)
+    for step, (loss, count) in enumerate([(1.0, 1.0), (5.0, 2.0), (2.0, 1.0), (2.0, 1.0), (7.0, 1.0)], start=1):
+        progress.add(step, metrics(loss, count, rate=step / 10), tokens=100)
+    progress.close()
+    assert [(x["step"], x["loss"], x["learning_rate"]) for x in lines(tmp_path)] == [
+        (2, 2.0, pytest.approx(0.2)),
+        (4, 2.0, pytest.approx(0.4)),
+        (5, 7.0, pytest.approx(0.5)),
+    ]
+    said = out.getvalue().splitlines()
+    assert said[0].startswith("step 2/5  loss 2.000  lr 2.00e-01")
+    assert "tokens/s" in said[0]
+    assert said[0].endswith("left")
+    assert list(tmp_path.glob("train/events*"))
+
+
+def test_sums_survive_a_restart_within_a_period(tmp_path):
+    whole = Progress(None, 10, 4)
+    first = Progress(None, 10, 4)
+    for step in (1, 2, 3):
+        whole.add(step, metrics(step / 3), 1)
+        first.add(step, metrics(step / 3), 1)
+    first.flush()
+    second = Progress(str(tmp_path), 10, 4, first_step=3, saved=json.loads(json.dumps(first.state())))
+    second.add(4, metrics(7.1), 1)
+    whole._dir, whole._path = str(tmp_path), str(tmp_path / "whole.jsonl")
+    whole.add(4, metrics(7.1), 1)
+    second.close()
+    whole.close()
+    assert lines(tmp_path)[0]["loss"] == json.loads((tmp_path / "whole.jsonl").read_text())["loss"]
+
+
+def test_lines_that_will_be_written_again_are_removed(tmp_path):
+    entries = [
+        {"step": 2, "split": "train"},
+        {"step": 4, "split": "train"},
+        {"step": 4, "split": "training_eval/x"},
+        {"step": 5, "split": "train"},  # an earlier run ended here
+        {"step": 5, "split": "training_eval/x"},
+        {"step": 6, "split": "train"},  # after the checkpoint
+    ]
+    text = "".join(json.dumps(entry) + "\n" for entry in entries) + '{"step": 8, "spl'
+    (tmp_path / METRICS_FILE).write_text(text)
+    Progress(str(tmp_path), 10, 2, 4, first_step=5)
+    assert lines(tmp_path) == entries[:3]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(bad):
+    progress = Progress(None, 10, 5, last_checkpoint=1)
+    progress.add(1, metrics(1.0), 1)
+    progress.add(2, metrics(bad), 1)
+    with pytest.raises(NonFiniteLoss, match=r"update 2 gave .*loss (nan|inf).*Last good checkpoint: checkpoint_1"):
+        progress.add(3, metrics(1.0), 1)
+    late = Progress(None, 10, 5)
+    late.add(1, metrics(1.0), 1)
+    late.add(2, metrics(bad), 1)
+    with pytest.raises(NonFiniteLoss, match="none was written yet"):
+        late.flush()
+
+
+def test_evaluation_sums_over_batches(tmp_path):
+    out = io.StringIO()
+    progress = Progress(str(tmp_path), 10, 5, stream=out)
+    values = progress.evaluation(5, "task", iter([metrics(1.0, 1.0), metrics(5.0, 3.0)]))
+    progress.close()
+    assert values["loss"] == 1.5
+    assert lines(tmp_path)[0] == {"step": 5, "split": "training_eval/task", **values}
+    assert out.getvalue().startswith("eval of task after step 5: loss 1.500")
+
+
+def test_rounding_as_the_reference_logs():
+    assert rounded("loss", 1.23456) == 1.235
+    assert rounded("ppl", 1.23456) == 1.23
+    assert clock(3725) == "1:02:05"

@@ -23,7 +23,7 @@ TRAINING = [
     "tensorflow",
     "tensorflow-text",
 ]
-TEST = ["build", "pyright", "pytest", "pytest-xdist", "ruff", "typeguard"]
+TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
     name="metro_jax",

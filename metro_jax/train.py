@@ -159,8 +159,8 @@ def _next(batches: Iterator[Any], cfg: DatasetConfig) -> dict[str, np.ndarray]:
         return {name: np.asarray(x) for name, x in next(batches).items()}
     except StopIteration:
         raise UserError(
-            f"{cfg.mixture_or_task_name!r}, split {cfg.split!r}, has too few examples for one batch of {cfg.batch_size} rows "
-            "(or all of them were filtered out); prepare more data or lower BATCH_SIZE"
+            f"{cfg.mixture_or_task_name!r}, split {cfg.split!r}, gives no batch: it has no examples, or all of them are "
+            f"filtered out with TASK_FEATURE_LENGTHS={dict(cfg.task_feature_lengths)}"
         ) from None
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from metro_jax.model.config import MetroConfig
 
@@ -77,7 +77,7 @@ def relative_buckets(num_buckets: int, max_distance: int, max_positions: int, le
     return np.clip(buckets, 0, 2 * shift).astype(np.int32)
 
 
-def toeplitz(line: Float[Array, "heads two_length_minus_1"]) -> Float[Array, "heads length length"]:
+def toeplitz(line: Num[Array, "heads two_length_minus_1"]) -> Num[Array, "heads length length"]:
     """out[h, i, j] = line[h, j - i + length - 1], by reshaping: no gather forward, no scatter backward."""
     heads, width = line.shape
     length = (width + 1) // 2

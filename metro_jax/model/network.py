@@ -27,6 +27,9 @@ from metro_jax.model.layers import (
 
 PAD = 0
 Tokens = Int[Array, "batch length"]
+Mask = Bool[Array, "batch length"] | Int[Array, "batch length"]  # true or not zero: may be attended to
+SourceMask = Bool[Array, "batch source"] | Int[Array, "batch source"]
+TargetMask = Bool[Array, "batch target"] | Int[Array, "batch target"]
 Hidden = Float[Array, "batch length d_model"]
 Embedding = Float[Array, "vocab d_model"]
 
@@ -57,7 +60,7 @@ def position_rows(tokens: Tokens, positions: Tokens | None = None) -> Tokens:
     return jnp.where(real, count, 0) + PAD_POSITION
 
 
-def visible_keys(config: MetroConfig, tokens: Tokens, mask: Tokens | None) -> Bool[Array, "batch length"] | None:
+def visible_keys(config: MetroConfig, tokens: Tokens, mask: Mask | None) -> Bool[Array, "batch length"] | None:
     """Which source positions may be attended to; None means all of them (spec 2.6).
 
     The training form hides pads by id, always; the Hub form hides what the mask says and nothing else.
@@ -69,14 +72,18 @@ def visible_keys(config: MetroConfig, tokens: Tokens, mask: Tokens | None) -> Bo
     return by_id if by_mask is None else by_id & by_mask
 
 
-def same_segment(queries: Tokens | None, keys: Tokens | None) -> Bool[Array, "batch queries keys"] | None:
+def same_segment(
+    queries: Int[Array, "batch queries"] | None, keys: Int[Array, "batch keys"] | None
+) -> Bool[Array, "batch queries keys"] | None:
     """True where query and key belong to the same packed segment; None when nothing is packed."""
     if queries is None or keys is None:
         return None
     return queries[:, :, None] == keys[:, None, :]
 
 
-def combine(*masks: Bool[Array, "batch #queries #keys"] | None) -> Bool[Array, "batch queries keys"] | None:
+def combine(
+    *masks: Bool[Array, "#batch #queries #keys"] | None,
+) -> Bool[Array, "batch queries keys"] | None:
     """The conjunction of the masks that are given."""
     given = [mask for mask in masks if mask is not None]
     if not given:
@@ -171,7 +178,7 @@ class Encoder(Stack):
         self,
         embedding: Embedding,
         tokens: Tokens,
-        mask: Tokens | None = None,
+        mask: Mask | None = None,
         *,
         positions: Tokens | None = None,
         segment_ids: Tokens | None = None,
@@ -208,7 +215,7 @@ class Decoder(Stack):
         tokens: Tokens,
         encoded: Float[Array, "batch source d_model"],
         cross_mask: Bool[Array, "batch #length source"] | None,
-        mask: Tokens | None = None,
+        mask: Mask | None = None,
         *,
         positions: Tokens | None = None,
         segment_ids: Tokens | None = None,
@@ -246,8 +253,8 @@ class EncoderDecoder(nn.Module):
         self,
         encoder_tokens: Int[Array, "batch source"],
         decoder_tokens: Int[Array, "batch target"],
-        encoder_mask: Int[Array, "batch source"] | None = None,
-        decoder_mask: Int[Array, "batch target"] | None = None,
+        encoder_mask: SourceMask | None = None,
+        decoder_mask: TargetMask | None = None,
         **options: Any,
     ) -> Float[Array, "batch target vocab"]:
         """float32 logits; options as of `hidden_states`."""
@@ -259,8 +266,8 @@ class EncoderDecoder(nn.Module):
         self,
         encoder_tokens: Int[Array, "batch source"],
         decoder_tokens: Int[Array, "batch target"],
-        encoder_mask: Int[Array, "batch source"] | None = None,
-        decoder_mask: Int[Array, "batch target"] | None = None,
+        encoder_mask: SourceMask | None = None,
+        decoder_mask: TargetMask | None = None,
         *,
         encoder_positions: Int[Array, "batch source"] | None = None,
         decoder_positions: Int[Array, "batch target"] | None = None,
@@ -293,7 +300,7 @@ class EncoderDecoder(nn.Module):
         return encoded, decoded, encoder_states, decoder_states
 
     def encode(
-        self, encoder_tokens: Int[Array, "batch source"], encoder_mask: Int[Array, "batch source"] | None = None
+        self, encoder_tokens: Int[Array, "batch source"], encoder_mask: SourceMask | None = None
     ) -> Float[Array, "batch source d_model"]:
         """Encoder output without dropout."""
         return self.encoder(self.token_embedding, encoder_tokens, encoder_mask)[0]

@@ -292,7 +292,7 @@ def configurable(function: Callable[..., Any], name: str, files: str) -> Callabl
         UserError: no file binds any: says which file would.
     """
     found = gin_config._inverse_lookup(function)
-    if found is None:
+    if found is None or not any(selector == found.selector for _, selector in gin_config._CONFIG):
         raise UserError(f"the gin files bind nothing of {name}: add a run file, --gin_file={files}")
     return found.wrapper
 

@@ -125,7 +125,7 @@ class MetroPretrainingModel(BaseModel):
         output_vocabulary: seqio.Vocabulary | None = None,
         loss_normalizing_factor: float | None = None,
     ) -> None:
-        module = MetroPretraining(config, pretraining)
+        module = MetroPretraining(config, pretraining=pretraining)
         super().__init__(
             config, module, optimizer_def, input_vocabulary, output_vocabulary, loss_normalizing_factor
         )
@@ -144,7 +144,9 @@ class MetroPretrainingModel(BaseModel):
             ceiling = max_masked(
                 batch["encoder_input_tokens"].shape[1], self.pretraining.mask_rate, feature_converters.MAX_SEGMENTS
             )
-            module = MetroPretraining(self.config, self.pretraining.replace(max_masked_positions=ceiling))
+            module = MetroPretraining(
+                self.config, pretraining=self.pretraining.replace(max_masked_positions=ceiling)
+            )
         outputs = module.apply({"params": params}, batch, deterministic=deterministic, rngs=rngs)
         return objectives.metro_loss(outputs, self.pretraining)
 

@@ -53,9 +53,9 @@ def test_attention_is_the_formula_of_the_specification() -> None:
     x, source = rng.normal(size=(2, 4, 12)).astype(np.float32), rng.normal(size=(2, 5, 12)).astype(np.float32)
     mask, bias = rng.random((2, 1, 5)) < 0.7, rng.normal(size=(3, 4, 5)).astype(np.float32)
     mask[..., 0] = True
-    shapes = nn.unbox(Attention(c).init(jax.random.key(0), x, source, None)["params"])
+    shapes = nn.unbox(Attention(c).init(jax.random.key(0), jnp.asarray(x), jnp.asarray(source), None)["params"])
     params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), shapes)
-    got = Attention(c).apply({"params": params}, x, source, mask, bias)
+    got = Attention(c).apply({"params": params}, *map(jnp.asarray, (x, source, mask, bias)))
 
     def heads(name: str, v: np.ndarray) -> np.ndarray:
         return (v @ params[name]["kernel"].reshape(12, 12)).reshape(*v.shape[:2], 3, 4) + params[name]["bias"]

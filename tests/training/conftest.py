@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from training.data_folder import make_data_folder
-from training.stand_in import BagModel
+from tests.training.data_folder import make_data_folder
+from tests.training.stand_in import BagModel
 
 from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.training.models import EncoderDecoderModel, MetroPretrainingModel

@@ -1,5 +1,6 @@
 """The mesh and the rules from logical to mesh axes."""
 
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -72,7 +73,7 @@ def test_a_parameter_without_axes_is_refused():
 ON_EIGHT_DEVICES = """
     import jax, numpy as np
     jax.config.update("jax_num_cpu_devices", 8)
-    from training.stand_in import BagModel
+    from tests.training.stand_in import BagModel
     from metro_jax.training.partitioning import PjitPartitioner
     from metro_jax.training.schedules import create_learning_rate_scheduler
     from metro_jax.training.trainer import Trainer
@@ -111,7 +112,7 @@ ON_EIGHT_DEVICES = """
 def test_every_layout_of_eight_devices_gives_the_same_losses():
     """In a process of its own, since the number of devices is fixed when JAX starts."""
     code = textwrap.dedent(ON_EIGHT_DEVICES)
-    paths = [str(__import__("pathlib").Path(__file__).parent.parent)]
+    paths = [str(pathlib.Path(__file__).parents[2])]
     code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip().endswith("same"), done.stderr[-2000:]

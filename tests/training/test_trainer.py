@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.stand_in import BagModel
+from tests.training.stand_in import BagModel
 
 from metro_jax.training.models import address
 from metro_jax.training.optimizers import MetroAdamW, OptaxWrapper

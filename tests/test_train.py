@@ -1,0 +1,263 @@
+"""`metro_jax.train` and `metro_jax.eval` as a user starts them, and the promise that a restart changes nothing."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.training.data_folder import make_data_folder
+from tests.training.stand_in import BagModel
+
+from metro_jax import eval as eval_script
+from metro_jax import train as train_script
+from metro_jax.training.checkpoints import (
+    CheckpointConfig,
+    RestoreCheckpointConfig,
+    SaveCheckpointConfig,
+    checkpoint_steps,
+)
+from metro_jax.training.optimizers import MetroAdamW
+from metro_jax.training.progress import NonFiniteLoss
+from metro_jax.training.schedules import create_learning_rate_scheduler
+from metro_jax.training.trainer import Trainer
+from metro_jax.training.utils import DatasetConfig
+
+PREPARED = "metro_jax.tasks.prepared"
+LENGTHS = {"inputs": 16, "targets": 4}
+SPEEDS = {"tokens_per_second", "steps_per_second"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_data_folder(tmp_path_factory.mktemp("data") / "folder")
+
+
+@pytest.fixture(autouse=True)
+def clean(folder, monkeypatch):
+    monkeypatch.setenv("METRO_DATA_DIR", str(folder))
+    yield
+    with gin.unlock_config():
+        gin.clear_config()
+
+
+class Terminated(Trainer):
+    """A trainer whose process is asked to end during one of its steps."""
+
+    def __init__(self, *args, at, **options):
+        super().__init__(*args, **options)
+        self.left = at
+
+    def train(self, state, batch):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().train(state, batch)
+
+
+def run(model_dir, trainer_cls=Trainer, total_steps=12, rate=0.05, restore=None, save=None, **options):
+    """A run of the stand-in on a shuffled mixture, with everything that is random switched on."""
+    schedule = create_learning_rate_scheduler(base_learning_rate=rate, warmup_steps=2, total_steps=20)
+    arguments = {
+        "model": BagModel(MetroAdamW(clip_norm=2.0)),
+        "model_dir": str(model_dir),
+        "train_dataset_cfg": DatasetConfig("both", LENGTHS, "train", 8, module=PREPARED),
+        "train_eval_dataset_cfg": DatasetConfig("prompts", LENGTHS, "validation", 2, shuffle=False, module=PREPARED),
+        "checkpoint_cfg": CheckpointConfig(restore=restore, save=save or SaveCheckpointConfig(period=5)),
+        "trainer_cls": functools.partial(trainer_cls, learning_rate_fn=schedule, num_microbatches=2),
+        "total_steps": total_steps,
+        "eval_steps": 2,
+        "eval_period": 4,
+        "stats_period": 4,
+        **options,
+    }
+    return train_script.train(**arguments)
+
+
+def logged(model_dir):
+    lines = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
+
+
+def test_a_run_that_was_stopped_twice_equals_one_that_was_not(tmp_path, capsys):
+    """Bit for bit: parameters, moments, logged losses; stopped by a signal, by step count, and within a log period."""
+    _, whole = run(tmp_path / "whole")
+    assert run(tmp_path / "pieces", functools.partial(Terminated, at=3))[0] == 3
+    assert "stopped after step 3 with a checkpoint" in capsys.readouterr().err
+    assert run(tmp_path / "pieces", total_steps=7)[0] == 7
+    step, pieces = run(tmp_path / "pieces")
+    assert f"continuing from {tmp_path / 'pieces' / 'checkpoint_7'}" in capsys.readouterr().err
+    assert step == 12
+    jax.tree.map(np.testing.assert_array_equal, pieces.state_dict(), whole.state_dict())
+    assert logged(tmp_path / "pieces") == logged(tmp_path / "whole")
+    assert [x["step"] for x in logged(tmp_path / "whole") if x["split"] == "train"] == [4, 8, 12]
+    assert checkpoint_steps(tmp_path / "whole") == [5, 10, 12]
+
+
+def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
+    """What happened after the last checkpoint happens again, the same; its log lines are not doubled."""
+    _, whole = run(tmp_path / "whole")
+    run(tmp_path / "killed")
+    for step in (10, 12):
+        (tmp_path / "killed" / f"checkpoint_{step}").rename(tmp_path / "killed" / f"checkpoint_{step}.orbax-checkpoint-tmp")
+    _, again = run(tmp_path / "killed")
+    jax.tree.map(np.testing.assert_array_equal, again.state_dict(), whole.state_dict())
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    run(tmp_path, total_steps=4)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert run(tmp_path, total_steps=4)[0] == 4
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert run(tmp_path, total_steps=4, relative_steps=2)[0] == 6
+
+
+def test_other_checkpoints_give_parameters_only(tmp_path, capsys):
+    _, first = run(tmp_path / "first", total_steps=4)
+    restore = RestoreCheckpointConfig(str(tmp_path / "first"))
+    step, state = run(tmp_path / "second", total_steps=1, rate=0.0, restore=restore)
+    assert "without moments and step" in capsys.readouterr().err
+    assert step == int(state.state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.target, first.target)
+
+
+def test_a_run_stops_at_nan_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"update \d+ gave .*Last good checkpoint: checkpoint_1"):
+        run(tmp_path, rate=1e38, save=SaveCheckpointConfig(period=1))
+    last = checkpoint_steps(tmp_path)[-1]
+    params = RestoreCheckpointConfig(str(tmp_path)).find()
+    from metro_jax.training.checkpoints import restore_params
+
+    restored, _ = restore_params(params[-1], {"embedding": jnp.zeros((736, 8)), "kernel": jnp.zeros((8, 736))})
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(restored)), last
+
+
+def test_data_without_examples_is_named():
+    cfg = DatasetConfig("prompts", LENGTHS, "train", 8)
+    with pytest.raises(ValueError, match="'prompts', split 'train', gives no batch"):
+        train_script._next(iter([]), cfg)
+
+
+BINDINGS = {
+    "MIXTURE_OR_TASK_MODULE": f"'{PREPARED}'",
+    "MIXTURE_OR_TASK_NAME": "'both'",
+    "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 4}",
+    "TRAIN_STEPS": "4",
+    "BATCH_SIZE": "8",
+    "utils.create_learning_rate_scheduler.warmup_steps": "2",
+    "train_eval/utils.DatasetConfig.split": "'train'",
+}
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A gin file that puts the stand-in in the place of METRO."""
+    file = tmp_path / "stand_in.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\ninclude 'runs/pretrain.gin'\nfrom tests.training import stand_in\n"
+        "MODEL = @stand_in.BagModel()\nstand_in.BagModel.optimizer_def = %OPTIMIZER\n"
+    )
+    return str(file)
+
+
+def command(file, *more, **bindings):
+    settings = [f"--gin.{name}={value}" for name, value in (BINDINGS | bindings).items() if value is not None]
+    return ["train", f"--gin_file={file}", *settings, *more]
+
+
+def test_train_and_eval_from_the_command_line(tmp_path, stand_in, capsys):
+    assert train_script.main(command(stand_in, MODEL_DIR=f"'{tmp_path / 'run'}'")) == 0
+    assert checkpoint_steps(tmp_path / "run") == [4]
+    assert "create_learning_rate_scheduler" in (tmp_path / "run" / "config.gin").read_text()
+    assert "step 4/4" in capsys.readouterr().err
+
+    evaluation = tmp_path / "eval.gin"
+    evaluation.write_text(
+        "from __gin__ import dynamic_registration\ninclude 'runs/eval.gin'\nfrom tests.training import stand_in\n"
+        "MODEL = @stand_in.BagModel()\n"
+    )
+    bindings = {
+        "MIXTURE_OR_TASK_MODULE": BINDINGS["MIXTURE_OR_TASK_MODULE"],
+        "MIXTURE_OR_TASK_NAME": "'ranks'",
+        "CHECKPOINT_PATH": f"'{tmp_path / 'run'}'",
+        "EVAL_OUTPUT_DIR": f"'{tmp_path / 'out'}'",
+        "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 4}",
+    }
+    arguments = ["eval", f"--gin_file={evaluation}", *(f"--gin.{k}={v}" for k, v in bindings.items())]
+    assert eval_script.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    accuracy = results[str(tmp_path / "run" / "checkpoint_4")]["ranks"]["accuracy"]
+    assert 0 <= accuracy <= 100
+    assert f"{accuracy:.3f}" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(tmp_path, stand_in, capsys):
+    assert train_script.main(command(stand_in, "--dry_run", MODEL_DIR=f"'{tmp_path / 'run'}'")) == 0
+    assert "embedding" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        ({"MIXTURE_OR_TASK_NAME": "'bth'"}, "'bth' is not registered; .*both"),
+        ({"MIXTURE_OR_TASK_NAME": None, "TRAIN_STEPS": None}, "left out: MIXTURE_OR_TASK_NAME, TRAIN_STEPS"),
+        ({"TASK_FEATURE_LENGTHS": "{'inputs': 2000, 'targets': 4}"}, "'inputs' has length 2000, .* end at 64; give 64"),
+        ({"train.eval_perod": "3"}, "did you mean 'eval_period'"),
+        ({"INITIAL_CHECKPOINT_PATH": "'nowhere/checkpoint_3'"}, "nowhere/checkpoint_3: no checkpoint; there is no such"),
+        ({"BATCH_SIZE": "7", "Trainer.num_microbatches": "2"}, "batch_size=7 is not a multiple of 2"),
+        ({"train/utils.DatasetConfig.split": "'tests'"}, "no split 'tests'; it has 'train', 'validation'"),
+        ({"utils.create_learning_rate_scheduler.warmup_steps": "9"}, "total_steps=4 is not beyond warmup_steps=9"),
+        ({"PjitPartitioner.num_partitions": "999"}, "num_partitions=999 .* does not divide"),
+    ],
+)
+def test_mistakes_are_a_message_and_a_status(tmp_path, stand_in, capsys, bindings, message):
+    status = train_script.main(command(stand_in, MODEL_DIR=f"'{tmp_path / 'run'}'", **bindings))
+    err = capsys.readouterr().err
+    assert status == 1
+    assert "Traceback" not in err
+    assert __import__("re").search(message, err), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_in_evaluation(tmp_path, capsys):
+    assert eval_script.main(["eval"]) == 1
+    assert "no gin file" in capsys.readouterr().err
+    assert eval_script.main(["eval", "--gin_file=models/tiny.gin"]) == 1
+    assert "add a run file, --gin_file=runs/eval.gin" in capsys.readouterr().err
+    arguments = ["eval", "--gin_file=models/tiny.gin", "--gin_file=runs/eval.gin", "--gin.MIXTURE_OR_TASK_NAME='ranks'"]
+    more = [f"--gin.MIXTURE_OR_TASK_MODULE='{PREPARED}'", "--gin.EVAL_OUTPUT_DIR='out'", f"--gin.CHECKPOINT_PATH='{tmp_path}'"]
+    assert eval_script.main([*arguments, *more]) == 1
+    assert "holds no complete checkpoint_<step>" in capsys.readouterr().err
+
+
+def test_metro_is_pretrained_by_the_module(tmp_path, folder):
+    """The real model in a process of its own, as a user types it; three updates."""
+    sizes = {"vocab_size": 736, "d_model": 16, "num_heads": 2, "d_ff": 32, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    bindings = BINDINGS | {
+        "MIXTURE_OR_TASK_NAME": "'metro_pretrain'",
+        "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 16}",
+        "TRAIN_STEPS": "3",
+        "EVAL_STEPS": "0",
+        "STATS_PERIOD": "1",
+        "MODEL_DIR": f"'{tmp_path / 'run'}'",
+        **{f"MetroConfig.{name}": str(value) for name, value in sizes.items()},
+    }
+    settings = [f"--gin.{name}={value}" for name, value in bindings.items()]
+    # The compiler's optimisations take longer than the run.
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    arguments = [sys.executable, "-m", "metro_jax.train", "--gin_file=models/tiny.gin", "--gin_file=runs/pretrain.gin"]
+    done = subprocess.run([*arguments, *settings], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = logged(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {"loss", "nll_loss", "discriminator_loss", "generator_loss", "rtd_loss", "learning_rate"} <= set(lines[0])
+    assert lines[0]["rtd_loss"] == pytest.approx(1.0, abs=0.01)  # the RTD head starts at exactly 0: one bit per token
+    assert lines[0]["learning_rate"] == 0.0  # spec 5.5: the first update changes nothing but the moments

@@ -102,7 +102,7 @@ def train(
             eval_period,
             first_step=step,
             saved=saved,
-            last_checkpoint=checkpointer.latest_step(),
+            checkpoints=checkpointer.steps(),
         )
         stack.callback(progress.close)
         losses, metrics = _evaluations(
@@ -121,7 +121,7 @@ def train(
             progress.flush()  # a checkpoint never holds what came of a loss that was not finite
             if checkpoint_cfg.save is not None and step != checkpointer.latest_step():
                 checkpointer.save(step, state.state_dict(), batches, progress.state())
-                progress.last_checkpoint = step
+                progress.checkpoints.append(step)
 
         if run_eval_before_training and step == 0:
             evaluate(step)

@@ -187,9 +187,13 @@ class Checkpointer:
         """Returns when everything handed over is on disk; raises what went wrong."""
         self._manager.wait_until_finished()
 
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return checkpoint_steps(self.folder)
+
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        steps = checkpoint_steps(self.folder)
+        steps = self.steps()
         return steps[-1] if steps else None
 
     def save(self, step: int, state: Mapping[str, Any], iterator: Any = None, progress: Any = None) -> None:

@@ -300,11 +300,10 @@ def configurable(function: Callable[..., Any], name: str, files: str) -> Callabl
 def summarize_gin_config(model_dir: str, summary_writer: Any = None, step: int = 0) -> None:
     """Writes the operative configuration to the model folder, and to TensorBoard where there is a writer."""
     text = gin.operative_config_str()
-    path = os.path.join(model_dir, "config.gin")
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    path = epath.Path(model_dir) / "config.gin"
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": gin.markdown(text)})
 

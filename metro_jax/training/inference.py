@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+from etils import epath
 
 from metro_jax.training.models import BaseModel, address
 from metro_jax.training.partitioning import PjitPartitioner
@@ -81,6 +81,8 @@ class TaskEvaluator:
         get_mixture_or_task(cfg.mixture_or_task_name, cfg.module)
         partitioner.check_batch_size(cfg.batch_size)
         self.model, self.cfg, self.partitioner = model, cfg, partitioner
+        if output_dir is not None:
+            epath.Path(output_dir).mkdir(parents=True, exist_ok=True)
         self._evaluator = evaluator_cls(
             mixture_or_task_name=cfg.mixture_or_task_name,
             feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
@@ -126,11 +128,10 @@ def table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(f"{task:{widths[0]}}  {name:{widths[1]}}  {value:>{widths[2]}}" for task, name, value in rows)
 
 
-def write_json(path: str, content: Any) -> None:
+def write_json(path: epath.PathLike, content: Any) -> None:
     """Written beside and renamed, so that a reader never sees half of it."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-    os.replace(temporary, path)
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)

@@ -6,11 +6,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
 from clu import metric_writers
+from etils import epath
 
 from metro_jax.objectives import summarize
 from metro_jax.training.errors import UserError
@@ -50,7 +51,7 @@ class Progress:
         eval_period: steps between evaluations.
         first_step: where this process starts; later lines of an earlier attempt are removed from METRICS_FILE.
         saved: what `state()` returned for the checkpoint that this process continues from.
-        last_checkpoint: its step.
+        checkpoints: steps of those already there.
     """
 
     def __init__(
@@ -61,12 +62,12 @@ class Progress:
         eval_period: int = 1,
         first_step: int = 0,
         saved: Mapping[str, Any] | None = None,
-        last_checkpoint: int | None = None,
+        checkpoints: Sequence[int] = (),
         stream: TextIO | None = None,
     ) -> None:
         self.total_steps = total_steps
         self.period = period
-        self.last_checkpoint = last_checkpoint
+        self.checkpoints = list(checkpoints)
         self._stream = sys.stderr if stream is None else stream
         self._sums: dict[str, list[float]] = {k: list(v) for k, v in (saved or {}).get("sums", {}).items()}
         self._pending: collections.deque[tuple[int, Any]] = collections.deque()
@@ -77,8 +78,8 @@ class Progress:
         self._dir = model_dir
         self._writers: dict[str, metric_writers.MetricWriter] = {}
         if model_dir is not None:
-            os.makedirs(model_dir, exist_ok=True)
-            self._path = os.path.join(model_dir, METRICS_FILE)
+            self._path = epath.Path(model_dir) / METRICS_FILE
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             _keep_lines(self._path, first_step, period, eval_period)
 
     def start(self) -> None:
@@ -112,13 +113,7 @@ class Progress:
     def _absorb(self, step: int, metrics: Any) -> None:
         values = {name: (float(total), float(count)) for name, (total, count) in jax.device_get(metrics).items()}
         if not all(math.isfinite(total) for total, _ in values.values()):
-            terms = ", ".join(f"{name} {value:.6g}" for name, value in _averages(values).items())
-            good = f"checkpoint_{self.last_checkpoint}" if self.last_checkpoint is not None else "none was written yet"
-            raise NonFiniteLoss(
-                f"update {step} gave a loss or gradient that is not finite: {terms}. Last good checkpoint: {good}. Lower "
-                "the learning rate, clip the gradient (MetroAdamW.clip_norm=2.0) or compute in float32; the same command "
-                "then continues from that checkpoint"
-            )
+            raise NonFiniteLoss(self._explain(step, values))
         for name, (total, count) in values.items():
             if name == "learning_rate":
                 self._sums[name] = [total, count]
@@ -126,6 +121,19 @@ class Progress:
                 sums = self._sums.setdefault(name, [0.0, 0.0])
                 sums[0] += total
                 sums[1] += count
+
+    def _explain(self, step: int, values: Mapping[str, tuple[float, float]]) -> str:
+        terms = ", ".join(f"{name} {value:.6g}" for name, value in _averages(values).items())
+        # The parameters after update step - 1 are the ones that gave this loss, finite or not.
+        good = [saved for saved in self.checkpoints if saved < step - 1]
+        suspect = [saved for saved in self.checkpoints if saved >= step - 1]
+        last = f"Last good checkpoint: checkpoint_{good[-1]}" if good else "No good checkpoint was written yet"
+        remove = f" (remove {', '.join(f'checkpoint_{saved}' for saved in suspect)} first)" if suspect else ""
+        return (
+            f"update {step} gave a loss or gradient that is not finite: {terms}. {last}. Lower the learning rate, clip the "
+            "gradient (MetroAdamW.clip_norm=2.0) or compute in float32; the same command then continues from the "
+            f"newest checkpoint{remove}"
+        )
 
     def _line(self, step: int) -> None:
         now = time.monotonic()
@@ -152,7 +160,7 @@ class Progress:
         """One line of METRICS_FILE and one point per metric in TensorBoard, under the folder `split`."""
         if self._dir is None:
             return
-        with open(self._path, "a", encoding="utf-8") as file:
+        with self._path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         if split not in self._writers:
             writer = metric_writers.SummaryWriter(os.path.join(self._dir, split))
@@ -193,21 +201,19 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-def _keep_lines(path: str, last_step: int, period: int, eval_period: int) -> None:
+def _keep_lines(path: epath.Path, last_step: int, period: int, eval_period: int) -> None:
     """Drops lines that the run is about to write again, and those that only the end of an earlier run has caused."""
-    if not os.path.exists(path):
+    if not path.exists():
         return
     kept = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # cut short when the process was killed
-                continue
-            due = entry["step"] % (period if entry["split"] == "train" else eval_period) == 0
-            if due and entry["step"] <= last_step:
-                kept.append(line)
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(kept)
-    os.replace(temporary, path)
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut short when the process was killed
+            continue
+        due = entry["step"] % (period if entry["split"] == "train" else eval_period) == 0
+        if due and entry["step"] <= last_step:
+            kept.append(line)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

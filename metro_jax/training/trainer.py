@@ -143,17 +143,18 @@ class Trainer:
             grads, sums = differentiate(params, batch, key)
             return sums, grads
 
-        def piece(i: Array | int) -> tuple[LossSums, Any]:
+        def piece(i: Any) -> tuple[Any, ...]:
             rows = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:])[:, i], batch)
             rows = jax.lax.with_sharding_constraint(rows, self.partitioner.batch_sharding)
             grads, sums = differentiate(params, rows, jax.random.fold_in(key, i))
-            return sums, grads
+            return sums.total, sums.normalizer, sums.metrics, grads
 
-        def add(total: Any, i: Array) -> tuple[Any, None]:
+        def add(total: Any, i: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, piece(i)), None
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(piece, 0))
-        return jax.lax.scan(add, zeros, jnp.arange(n))[0]
+        (total, normalizer, metrics, grads), _ = jax.lax.scan(add, zeros, jnp.arange(n))
+        return LossSums(total, normalizer, metrics), grads
 
     def _eval_step(self, params: Any, batch: Batch, index: Array) -> Metrics:
         return self.model.loss_sums(params, batch, address(self.key(), "eval", index), deterministic=True).metrics

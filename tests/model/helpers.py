@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -16,7 +18,8 @@ def load_fairseq(golden_dir: pathlib.Path, name: str) -> tuple[MetroConfig, Pret
     folder = golden_dir / "fairseq_tiny"
     cfg_name = "finetuned.cfg.json" if name == "finetuned" else name.replace("model.", "cfg.") + ".json"
     cfg = json.loads((folder / cfg_name).read_text())
-    return fairseq_to_params(load_file(folder / f"{name}.safetensors"), cfg)
+    config, pretraining, params = fairseq_to_params(load_file(folder / f"{name}.safetensors"), cfg)
+    return config, pretraining, jax.tree.map(jnp.asarray, params)
 
 
 def swap_columns(logits: np.ndarray) -> np.ndarray:

@@ -170,7 +170,7 @@ def test_compiled_step_holds_no_tensor_of_batch_length_vocabulary() -> None:
     assert not found(text[False])
 
 
-def expected_batch(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def expected_batch(arrays: dict[str, np.ndarray]) -> tuple[dict[str, jnp.ndarray], jnp.ndarray]:
     """The fixture's batch and draws, the latter per row and masked position."""
     names = {
         "encoder_input_tokens": "src_tokens",
@@ -178,12 +178,12 @@ def expected_batch(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray]
         "decoder_target_tokens": "discriminator_target",
         "decoder_input_tokens": "prev_output_tokens",
     }
-    batch = {ours: swap_ids(arrays[theirs]) for ours, theirs in names.items()}
+    batch = {ours: jnp.asarray(swap_ids(arrays[theirs])) for ours, theirs in names.items()}
     masked = batch["generator_target_tokens"] != 0
     rows, columns = np.nonzero(masked)
     sampled = np.zeros_like(masked, np.int64)
     sampled[rows, (np.cumsum(masked, axis=1) - 1)[rows, columns]] = swap_ids(arrays["sampled_ids"])
-    return batch, sampled
+    return batch, jnp.asarray(sampled)
 
 
 @pytest.mark.golden
@@ -227,7 +227,7 @@ def test_values_losses_and_gradients_equal_the_reference(golden_dir: pathlib.Pat
         )
 
 
-def check_values(model: str, outputs: Any, arrays: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> None:
+def check_values(model: str, outputs: Any, arrays: dict[str, np.ndarray], batch: dict[str, jnp.ndarray]) -> None:
     """Logits of all three heads and the encoder output where the fixture defines them."""
     valid, masked = batch["decoder_target_tokens"] != 0, batch["generator_target_tokens"] != 0
     rows, columns = np.nonzero(masked)

@@ -45,7 +45,7 @@ def test_sums_survive_a_restart_within_a_period(tmp_path):
     first.flush()
     second = Progress(str(tmp_path), 10, 4, first_step=3, saved=json.loads(json.dumps(first.state())))
     second.add(4, metrics(7.1), 1)
-    whole._dir, whole._path = str(tmp_path), str(tmp_path / "whole.jsonl")
+    whole._dir, whole._path = str(tmp_path), tmp_path / "whole.jsonl"
     whole.add(4, metrics(7.1), 1)
     second.close()
     whole.close()
@@ -69,16 +69,25 @@ def test_lines_that_will_be_written_again_are_removed(tmp_path):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(bad):
-    progress = Progress(None, 10, 5, last_checkpoint=1)
-    progress.add(1, metrics(1.0), 1)
-    progress.add(2, metrics(bad), 1)
-    with pytest.raises(NonFiniteLoss, match=r"update 2 gave .*loss (nan|inf).*Last good checkpoint: checkpoint_1"):
-        progress.add(3, metrics(1.0), 1)
+    progress = Progress(None, 10, 5, checkpoints=[1, 2])
+    for step, loss in ((1, 1.0), (2, 1.0), (3, 1.0)):
+        progress.add(step, metrics(loss), 1)
+    progress.add(4, metrics(bad), 1)
+    with pytest.raises(NonFiniteLoss, match=r"update 4 gave .*loss (nan|inf).*Last good checkpoint: checkpoint_2\."):
+        progress.add(5, metrics(1.0), 1)
     late = Progress(None, 10, 5)
     late.add(1, metrics(1.0), 1)
     late.add(2, metrics(bad), 1)
-    with pytest.raises(NonFiniteLoss, match="none was written yet"):
+    with pytest.raises(NonFiniteLoss, match="No good checkpoint was written yet"):
         late.flush()
+
+
+def test_the_checkpoint_that_gave_the_loss_is_not_called_good():
+    progress = Progress(None, 10, 5, checkpoints=[2, 3])
+    progress.add(3, metrics(1.0), 1)
+    progress.add(4, metrics(math.nan), 1)
+    with pytest.raises(NonFiniteLoss, match=r"good checkpoint: checkpoint_2\..*remove checkpoint_3 first"):
+        progress.flush()
 
 
 def test_evaluation_sums_over_batches(tmp_path):

@@ -1,4 +1,4 @@
-"""Evaluation: `python -m metro_jax.eval --gin_file=models/tiny.gin --gin_file=runs/eval.gin --gin.CHECKPOINT_PATH=...`."""
+"""Evaluation: `python -m metro_jax.eval --gin_file=models/tiny.gin --gin_file=runs/eval.gin ...`."""
 
 import functools
 import os
@@ -52,8 +52,8 @@ def evaluate(
     evaluator = TaskEvaluator(model, dataset_cfg, partitioner, inference_evaluator_cls, output_dir)
     if not evaluator.tasks:
         raise UserError(
-            f"{dataset_cfg.mixture_or_task_name!r} has no task with metrics and a split {dataset_cfg.split!r}; name a ranked "
-            "task, or one registered with metric functions"
+            f"{dataset_cfg.mixture_or_task_name!r} has no task with metrics and a split {dataset_cfg.split!r}; name a "
+            "ranked task, or one registered with metric functions"
         )
     results = {}
     for path in paths:

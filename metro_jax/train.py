@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import gin
 import jax
 import numpy as np
 import seqio
 from absl import flags, logging
 
 from metro_jax.training import gin_utils, report
-from metro_jax.training.checkpoints import CheckpointConfig, Checkpointer, restore_params
+from metro_jax.training.checkpoints import CheckpointConfig, Checkpointer, checkpoint_steps, restore_params
 from metro_jax.training.errors import UserError
 from metro_jax.training.inference import TaskEvaluator, table
 from metro_jax.training.models import BaseModel
@@ -55,8 +56,8 @@ def train(
         train_dataset_cfg: training batches.
         train_eval_dataset_cfg: losses are taken on `eval_steps` batches of each of its tasks every `eval_period` steps.
         infer_eval_dataset_cfg: tasks whose metrics are computed from scores and predictions, as often.
-        checkpoint_cfg: `restore.path` gives first parameters, without moments or step (finetuning), and is not looked at
-            again once `model_dir` has a checkpoint of its own.
+        checkpoint_cfg: `restore.path` gives first parameters, without moments or step (finetuning), and is not looked
+            at again once `model_dir` has a checkpoint of its own.
         stats_period: steps per log line; None means min(100, eval_period).
         relative_steps: train this many steps beyond the newest checkpoint, instead of until `total_steps`.
         random_seed: of initialisation, dropout, the generator's draws and, by default, the data.
@@ -73,7 +74,8 @@ def train(
     stats_period = stats_period or min(100, eval_period)
     for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg, infer_eval_dataset_cfg)):
         check_fits(model, cfg)
-    initial = checkpoint_cfg.restore.find() if checkpoint_cfg.restore else []
+    own = checkpoint_steps(model_dir)
+    initial = checkpoint_cfg.restore.find() if checkpoint_cfg.restore and not own else []
 
     dataset = _dataset(model, train_dataset_cfg, random_seed)
     shapes = {name: (train_dataset_cfg.batch_size, *spec.shape[1:]) for name, spec in dataset.element_spec.items()}
@@ -142,7 +144,10 @@ def train(
                 progress.start()
             if stop:
                 checkpointer.wait()
-                print(f"stopped after step {step} with a checkpoint; the same command continues", file=sys.stderr)
+                saved_at = (
+                    f"a checkpoint of step {checkpointer.latest_step()}" if checkpointer.steps() else "no checkpoint"
+                )
+                print(f"stopped after step {step} with {saved_at}; the same command continues", file=sys.stderr)
                 break
         return step, state
 
@@ -159,8 +164,8 @@ def _next(batches: Iterator[Any], cfg: DatasetConfig) -> dict[str, np.ndarray]:
         return {name: np.asarray(x) for name, x in next(batches).items()}
     except StopIteration:
         raise UserError(
-            f"{cfg.mixture_or_task_name!r}, split {cfg.split!r}, gives no batch: it has no examples, or all of them are "
-            f"filtered out with TASK_FEATURE_LENGTHS={dict(cfg.task_feature_lengths)}"
+            f"{cfg.mixture_or_task_name!r}, split {cfg.split!r}, gives no batch: it has no examples, or all of them "
+            f"are filtered out with TASK_FEATURE_LENGTHS={dict(cfg.task_feature_lengths)}"
         ) from None
 
 
@@ -235,6 +240,8 @@ def _signals() -> Iterator[list[int]]:
 def _run(values: flags.FlagValues) -> None:
     gin_utils.configure(values)
     run = gin_utils.configurable(train, "train_script.train", "runs/pretrain.gin or runs/finetune.gin")
+    if values.dry_run:
+        print(gin.config_str())
     run(**({"dry_run": True} if values.dry_run else {}))
 
 

@@ -12,8 +12,6 @@ import gin
 import jax
 import numpy as np
 import pytest
-from tests.training.data_folder import make_data_folder
-from tests.training.stand_in import BagModel
 
 from metro_jax import eval as eval_script
 from metro_jax import train as train_script
@@ -28,6 +26,8 @@ from metro_jax.training.progress import NonFiniteLoss
 from metro_jax.training.schedules import create_learning_rate_scheduler
 from metro_jax.training.trainer import Trainer
 from metro_jax.training.utils import DatasetConfig
+from tests.training.data_folder import make_data_folder
+from tests.training.stand_in import BagModel
 
 PREPARED = "metro_jax.tasks.prepared"
 LENGTHS = {"inputs": 16, "targets": 4}
@@ -69,7 +69,7 @@ def run(model_dir, trainer_cls=Trainer, total_steps=12, rate=0.05, restore=None,
         "model_dir": str(model_dir),
         "train_dataset_cfg": DatasetConfig("prompts", LENGTHS, "train", 8, module=PREPARED),
         "checkpoint_cfg": CheckpointConfig(restore=restore, save=save or SaveCheckpointConfig(period=5)),
-        "trainer_cls": functools.partial(trainer_cls, learning_rate_fn=schedule, num_microbatches=2),
+        "trainer_cls": functools.partial(trainer_cls, learning_rate_fn=schedule),
         "total_steps": total_steps,
         "eval_steps": 2,
         "eval_period": 4,
@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_twice_equals_one_that_was_not(tmp_path, capsys):
     }
     _, whole = run(tmp_path / "whole", **data)
     assert run(tmp_path / "pieces", functools.partial(Terminated, at=3), **data)[0] == 3
-    assert "stopped after step 3 with a checkpoint" in capsys.readouterr().err
+    assert "stopped after step 3 with a checkpoint of step 3" in capsys.readouterr().err
     assert run(tmp_path / "pieces", total_steps=7, **data)[0] == 7
     step, pieces = run(tmp_path / "pieces", **data)
     assert f"continuing from {tmp_path / 'pieces' / 'checkpoint_7'}" in capsys.readouterr().err
@@ -108,7 +108,9 @@ def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
     _, whole = run(tmp_path / "whole")
     run(tmp_path / "killed")
     for step in (10, 12):
-        (tmp_path / "killed" / f"checkpoint_{step}").rename(tmp_path / "killed" / f"checkpoint_{step}.orbax-checkpoint-tmp")
+        (tmp_path / "killed" / f"checkpoint_{step}").rename(
+            tmp_path / "killed" / f"checkpoint_{step}.orbax-checkpoint-tmp"
+        )
     _, again = run(tmp_path / "killed")
     jax.tree.map(np.testing.assert_array_equal, again.state_dict(), whole.state_dict())
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
@@ -128,11 +130,15 @@ def test_other_checkpoints_give_parameters_only(tmp_path, capsys):
     step, state = run(tmp_path / "second", total_steps=1, rate=0.0, restore=restore)
     assert "without moments and step" in capsys.readouterr().err
     assert step == int(state.state.step) == 1
+    gone = RestoreCheckpointConfig(str(tmp_path / "gone"))
+    assert run(tmp_path / "second", total_steps=1, restore=gone)[0] == 1  # its own checkpoint is all it needs
     jax.tree.map(np.testing.assert_array_equal, state.target, first.target)
 
 
 def test_a_run_stops_at_nan_and_names_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"update 3 gave .* nan.*good checkpoint: checkpoint_1\..*remove checkpoint_2"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"update 3 gave .* nan.*good checkpoint: checkpoint_1\..*remove checkpoint_2"
+    ):
         run(tmp_path, rate=1e38, save=SaveCheckpointConfig(period=1))
     assert checkpoint_steps(tmp_path) == [1, 2]
 
@@ -198,7 +204,9 @@ def test_train_and_eval_from_the_command_line(tmp_path, stand_in, capsys):
 
 def test_a_dry_run_writes_nothing(tmp_path, stand_in, capsys):
     assert train_script.main(command(stand_in, "--dry_run", MODEL_DIR=f"'{tmp_path / 'run'}'")) == 0
-    assert "embedding" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "vocab, embed" in out
+    assert "BATCH_SIZE = 8" in out
     assert not (tmp_path / "run").exists()
 
 
@@ -209,9 +217,13 @@ def test_a_dry_run_writes_nothing(tmp_path, stand_in, capsys):
         ({"MIXTURE_OR_TASK_NAME": None, "TRAIN_STEPS": None}, "left out: MIXTURE_OR_TASK_NAME, TRAIN_STEPS"),
         ({"TASK_FEATURE_LENGTHS": "{'inputs': 2000, 'targets': 4}"}, "'inputs' has length 2000, .* end at 64; give 64"),
         ({"train.eval_perod": "3"}, "did you mean 'eval_period'"),
-        ({"INITIAL_CHECKPOINT_PATH": "'nowhere/checkpoint_3'"}, "nowhere/checkpoint_3: no checkpoint; there is no such"),
+        (
+            {"INITIAL_CHECKPOINT_PATH": "'nowhere/checkpoint_3'"},
+            "nowhere/checkpoint_3: no checkpoint; there is no such",
+        ),
         ({"BATCH_SIZE": "7", "Trainer.num_microbatches": "2"}, "batch_size=7 is not a multiple of 2"),
         ({"train/utils.DatasetConfig.split": "'tests'"}, "no split 'tests'; it has 'train', 'validation'"),
+        ({"train_eval/utils.DatasetConfig.split": "'tests'"}, "no split 'tests'; it has 'train', 'validation'"),
         ({"utils.create_learning_rate_scheduler.warmup_steps": "9"}, "total_steps=4 is not beyond warmup_steps=9"),
         ({"PjitPartitioner.num_partitions": "999"}, "num_partitions=999 .* does not divide"),
     ],
@@ -231,14 +243,25 @@ def test_mistakes_in_evaluation(tmp_path, capsys):
     assert eval_script.main(["eval", "--gin_file=models/tiny.gin"]) == 1
     assert "add a run file, --gin_file=runs/eval.gin" in capsys.readouterr().err
     arguments = ["eval", "--gin_file=models/tiny.gin", "--gin_file=runs/eval.gin", "--gin.MIXTURE_OR_TASK_NAME='ranks'"]
-    more = [f"--gin.MIXTURE_OR_TASK_MODULE='{PREPARED}'", "--gin.EVAL_OUTPUT_DIR='out'", f"--gin.CHECKPOINT_PATH='{tmp_path}'"]
+    more = [
+        f"--gin.MIXTURE_OR_TASK_MODULE='{PREPARED}'",
+        "--gin.EVAL_OUTPUT_DIR='out'",
+        f"--gin.CHECKPOINT_PATH='{tmp_path}'",
+    ]
     assert eval_script.main([*arguments, *more]) == 1
     assert "holds no complete checkpoint_<step>" in capsys.readouterr().err
 
 
 def test_metro_is_pretrained_by_the_module(tmp_path, folder):
     """The real model in a process of its own, as a user types it; three updates."""
-    sizes = {"vocab_size": 736, "d_model": 16, "num_heads": 2, "d_ff": 32, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    sizes = {
+        "vocab_size": 736,
+        "d_model": 16,
+        "num_heads": 2,
+        "d_ff": 32,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+    }
     bindings = BINDINGS | {
         "MIXTURE_OR_TASK_NAME": "'metro_pretrain'",
         "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 16}",

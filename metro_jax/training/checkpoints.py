@@ -7,8 +7,7 @@ is there, so a checkpoint whose writing was cut short is never found.
 
 import dataclasses
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,110 +16,34 @@ import orbax.checkpoint as ocp
 import tensorflow as tf
 from absl import logging
 from etils import epath
-from flax import traverse_util
 
+from metro_jax.training.checkpoint_paths import (
+    DATASET,
+    PREFIX,
+    PROGRESS,
+    STATE,
+    CheckpointConfig,
+    RestoreCheckpointConfig,
+    SaveCheckpointConfig,
+    checkpoint_steps,
+    find_checkpoints,
+)
 from metro_jax.training.errors import UserError
+from metro_jax.training.trees import flatten
 
-STATE, DATASET, PROGRESS = "state", "dataset", "progress"
-PREFIX = "checkpoint"
+__all__ = [
+    "CheckpointConfig",
+    "Checkpointer",
+    "RestoreCheckpointConfig",
+    "SaveCheckpointConfig",
+    "checkpoint_steps",
+    "find_checkpoints",
+    "restore_params",
+    "stored_shapes",
+]
+
 # Branches that only pretraining has: finetuning leaves them behind (spec 6.5).
 PRETRAINING_ONLY = ("generator", "rtd_head")
-
-
-@dataclasses.dataclass
-class SaveCheckpointConfig:
-    """When and what to save.
-
-    Args:
-        period: steps between checkpoints; the last step is always saved.
-        dtype: of the saved parameters; anything but float32 makes a restart inexact.
-        keep: how many of the newest to keep; None keeps all.
-        save_dataset: also save the position in the data, without which a restart cannot be exact.
-    """
-
-    period: int = 1000
-    dtype: str = "float32"
-    keep: int | None = None
-    save_dataset: bool = True
-
-    def __post_init__(self) -> None:
-        if self.period < 1 or (self.keep is not None and self.keep < 1):
-            raise ValueError(f"period={self.period!r} and keep={self.keep!r} must be at least 1 (keep may be None)")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype={self.dtype!r}: parameters are saved as 'float32' or 'bfloat16'")
-
-
-@dataclasses.dataclass
-class RestoreCheckpointConfig:
-    """Where parameters come from.
-
-    Args:
-        path: a checkpoint folder, or a model folder; empty starts from fresh parameters. A list must have one entry.
-        mode: "specific": `path` is one checkpoint or, as a convenience, a model folder whose newest is meant;
-            "latest": the newest of the model folder `path`; "all" (evaluation only): each of them.
-        dtype: accepted for T5X's command lines; parameters are float32 in memory.
-    """
-
-    path: str | Sequence[str] = ()
-    mode: str = "specific"
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("specific", "latest", "all"):
-            raise ValueError(f"mode={self.mode!r} must be 'specific', 'latest' or 'all'")
-        if not isinstance(self.path, str | os.PathLike) and len(self.path) > 1:
-            raise ValueError(f"path={list(self.path)!r}: give one path; averaging checkpoints is not supported")
-
-    def find(self) -> list[epath.Path]:
-        """The checkpoint folders that are meant, oldest first; empty when there is no path."""
-        if not self.path:
-            return []
-        path = self.path if isinstance(self.path, str | os.PathLike) else self.path[0]
-        found = find_checkpoints(path)
-        return found if self.mode == "all" else found[-1:]
-
-
-@dataclasses.dataclass
-class CheckpointConfig:
-    """How a training run restores and saves."""
-
-    restore: RestoreCheckpointConfig | None = None
-    save: SaveCheckpointConfig | None = dataclasses.field(default_factory=SaveCheckpointConfig)
-
-
-def checkpoint_steps(model_dir: str | os.PathLike[str]) -> list[int]:
-    """Steps of the complete checkpoints in a model folder, ascending."""
-    folder = epath.Path(model_dir)
-    if not folder.is_dir():
-        return []
-    matches = (re.fullmatch(rf"{PREFIX}_(\d+)", child.name) for child in folder.iterdir())
-    return sorted(int(m[1]) for m in matches if m and _is_complete(folder / m[0]))
-
-
-def _is_complete(folder: epath.Path) -> bool:
-    return (folder / STATE).is_dir() and ocp.utils.is_checkpoint_finalized(folder)
-
-
-def find_checkpoints(path: str | os.PathLike[str]) -> list[epath.Path]:
-    """The checkpoint that `path` is, or the ones that it contains, oldest first.
-
-    Raises:
-        FileNotFoundError: nothing there; says what is nearby.
-    """
-    folder = epath.Path(path)
-    if _is_complete(folder):
-        return [folder]
-    found = [folder / f"{PREFIX}_{step}" for step in checkpoint_steps(folder)]
-    if found:
-        return found
-    beside = [f"{PREFIX}_{step}" for step in checkpoint_steps(folder.parent)]
-    if beside:
-        hint = f"{folder.parent} has {', '.join(beside)}"
-    elif folder.is_dir():
-        hint = f"the folder holds no complete {PREFIX}_<step>"
-    else:
-        hint = "there is no such folder"
-    raise FileNotFoundError(f"{folder}: no checkpoint; {hint}. Give a {PREFIX}_<step> folder or a model folder with some.")
 
 
 class DatasetHandler(ocp.CheckpointHandler):
@@ -138,8 +61,8 @@ class DatasetHandler(ocp.CheckpointHandler):
         prefix = self._prefix(directory)
         if not epath.Path(f"{prefix}.index").exists():
             raise UserError(
-                f"{directory}: no data position for process {jax.process_index()} of {jax.process_count()}; it was saved "
-                "with another number of processes, to which it is tied. Continue with as many, or set "
+                f"{directory}: no data position for process {jax.process_index()} of {jax.process_count()}; it was "
+                "saved with another number of processes, to which it is tied. Continue with as many, or set "
                 "utils.SaveCheckpointConfig.save_dataset=False to start reading anew"
             )
         tf.train.Checkpoint(ds=args.iterator).read(prefix).assert_consumed()
@@ -174,7 +97,11 @@ class Checkpointer:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        handlers = {STATE: ocp.PyTreeCheckpointHandler(), DATASET: DatasetHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
+        handlers = {
+            STATE: ocp.PyTreeCheckpointHandler(),
+            DATASET: DatasetHandler(),
+            PROGRESS: ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpointer":
@@ -259,12 +186,12 @@ def _restore_args(state: Any, partial: bool = False) -> Any:
 def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays in a checkpoint's state, by `/`-joined name."""
     metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path).absolute() / STATE)
-    tree = getattr(metadata, "tree", metadata)
-    return {name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items() if leaf is not None}
+    tree: Any = getattr(metadata, "tree", metadata)
+    return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items() if leaf is not None}
 
 
 def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(np.shape(x)) for name, x in traverse_util.flatten_dict(state, sep="/").items() if x is not None}
+    return {name: tuple(np.shape(x)) for name, x in flatten(state).items() if x is not None}
 
 
 def compare(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:

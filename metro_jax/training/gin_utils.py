@@ -1,6 +1,5 @@
 """Command lines and gin files as T5X users write them, with errors that name file, line and the nearest known name."""
 
-import inspect
 import os
 import re
 import sys
@@ -14,13 +13,14 @@ from etils import epath
 from gin import config as gin_config
 
 from metro_jax.training.errors import UserError, nearest
+from metro_jax.training.gin_errors import explain, symbols
 
 TRACEBACK = "METRO_TRACEBACK"
 DYNAMIC = "from __gin__ import dynamic_registration"
 # What the macros of the run files stand for, with a value to copy.
 EXAMPLES = {
-    "MIXTURE_OR_TASK_NAME": '\'"name_of_a_seqio_task_or_mixture"\'',
-    "TASK_FEATURE_LENGTHS": "'{\"inputs\": 512, \"targets\": 512}'",
+    "MIXTURE_OR_TASK_NAME": "'\"name_of_a_seqio_task_or_mixture\"'",
+    "TASK_FEATURE_LENGTHS": '\'{"inputs": 512, "targets": 512}\'',
     "TRAIN_STEPS": "10000",
     "MODEL_DIR": "'\"/path/to/write/checkpoints/to\"'",
     "INITIAL_CHECKPOINT_PATH": "'\"/path/to/model_dir/checkpoint_10000\"'",
@@ -34,7 +34,7 @@ def installed_configs() -> str:
     """The folder of the gin files that come with metro_jax: models/, runs/, recipes/, t5x/."""
     import metro_jax.gin_configs
 
-    return list(metro_jax.gin_configs.__path__)[0]
+    return next(iter(metro_jax.gin_configs.__path__))
 
 
 def define_flags() -> flags.FlagValues:
@@ -93,7 +93,8 @@ def parse_configuration(files: Sequence[str], bindings: Sequence[str] = (), sear
     gin_config._IMPORTS.clear()  # otherwise names of an earlier configuration stay visible
     places = ["", *search_paths, installed_configs()]
     gin_config._LOCATION_PREFIXES[:] = places
-    gin_config._FILE_READERS[:] = [(_open, _is_file)]
+    readers: Any = [(_open, _is_file)]
+    gin_config._FILE_READERS[:] = readers
     for file in files:
         _check_exists(file, places)
         _parse(lambda file=file: gin.parse_config_file(file))
@@ -130,13 +131,9 @@ def _check_exists(file: str, places: Sequence[str]) -> None:
         if name.endswith(".gin")
     ]
     looked = ", ".join(os.path.abspath(place) for place in places) if not os.path.isabs(file) else os.path.dirname(file)
-    raise UserError(f"{file}: no such gin file; looked in {looked}{nearest(file, known)}. Known: {', '.join(sorted(known))}")
-
-
-def _symbols() -> dict[str, Any]:
-    """What the import lines of the files read so far have bound: name -> import statement."""
-    statements = [s for s in gin_config._IMPORTS if not s.module.startswith("__gin__")]
-    return {statement.bound_name(): statement for statement in statements}
+    raise UserError(
+        f"{file}: no such gin file; looked in {looked}{nearest(file, known)}. Known: {', '.join(sorted(known))}"
+    )
 
 
 def _in_context(binding: str) -> str:
@@ -149,74 +146,15 @@ def _in_context(binding: str) -> str:
     names = re.findall(r"@(?:[\w.]+/)*([A-Za-z_][\w.]*)", _without_strings(value))
     if "." in selector:
         names.append(selector)
-    symbols = _symbols()
-    if names and all(name.split(".")[0] in symbols for name in names):
-        imports = [statement.format() for statement in symbols.values()]
+    known = symbols()
+    if names and all(name.split(".")[0] in known for name in names):
+        imports = [statement.format() for statement in known.values()]
         return "\n".join([DYNAMIC, *imports, binding])
     return binding
 
 
 def _without_strings(text: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"", "''", text)
-
-
-def explain(error: Exception, binding: str | None = None) -> str:
-    """One message for whatever gin raises: the place, what is wrong, and the nearest known name."""
-    text = str(error)
-    place = "the command line"
-    found = re.search(r'\n  In file "(.+?)", line (\d+)\n\s*(.*)', text)
-    if found:
-        place = f"{found[1]} line {found[2]}"
-        binding = found[3].strip()
-    elif isinstance(error, SyntaxError) and error.filename:
-        place, text = f"{error.filename} line {error.lineno}", error.msg
-        binding = (error.text or "").strip() or binding
-    first = text.strip().split("\n")[0]
-    if "malformed node or string" in first:
-        first = "the value is not a Python literal, a @reference or a %macro; text needs quotes, as in MODEL_DIR = \"run\""
-    quoted = f" ({binding})" if binding else ""
-    return f"{place}{quoted}: {first.rstrip('.')}{_suggestion(first, error)}"
-
-
-def _suggestion(message: str, error: Exception) -> str:
-    """What might have been meant, from the known names of the kind that the message complains about."""
-    if match := re.search(r"Couldn't resolve selector (\S+); .*has no attribute (\S+?)\.?$", message):
-        return nearest(match[2], _attributes(match[1], match[2]))
-    if match := re.search(r"Configurable '(.+?)' doesn't have a parameter named '(.+?)'", message):
-        parameters = _parameters(match[1])
-        return f"{nearest(match[2], parameters)}; it has {', '.join(parameters)}"
-    if match := re.search(r"No configurable matching '(.+?)'", message):
-        return f"{nearest(match[1], _known_selectors())}. Names are looked up among what the gin files import and use"
-    if match := re.search(r"'(.+?)' was not provided by an import statement", message):
-        known = sorted(_symbols())
-        return f"{nearest(match[1], known)}. Add an import line to the gin file that uses it"
-    if isinstance(error, ImportError):
-        return "; install the package or correct the import line"
-    return ""
-
-
-def _attributes(selector: str, missing: str) -> list[str]:
-    statement = _symbols().get(selector.split(".")[0])
-    # The import of the file being read is recorded only once the file is finished: fall back to loaded modules.
-    name = statement.module if statement else None
-    modules = [sys.modules[name]] if name in sys.modules else [
-        module for key, module in sys.modules.items() if key.endswith(f".{selector.split('.')[0]}") and "metro" in key
-    ]
-    return [attribute for module in modules for attribute in dir(module) if not attribute.startswith("_")]
-
-
-def _parameters(selector: str) -> list[str]:
-    configurable = gin_config._REGISTRY.get_match(selector) or next(
-        (c for s, c in gin_config._REGISTRY.items() if s.endswith("." + selector.split(".", 1)[-1])), None
-    )
-    if configurable is None:
-        return []
-    return [name for name in inspect.signature(configurable.wrapped).parameters if name != "self"]
-
-
-def _known_selectors() -> list[str]:
-    short = [".".join(name.split(".")[-2:]) for name, _ in gin_config._REGISTRY.items()]
-    return [name for name in short if not name.startswith("gin.")]
 
 
 def check_macros() -> None:
@@ -255,6 +193,7 @@ def describe_error(error: BaseException) -> str:
 
 def run(main: Callable[[flags.FlagValues], None], argv: Sequence[str] | None = None) -> int:
     """Runs an entry point; what the user can mend is a message on stderr, not a traceback. Returns the exit status."""
+    flags.FLAGS.mark_as_parsed()  # absl would otherwise say that it logs before its own flags are read
     logging.use_absl_handler()
     try:
         main(parse_flags(list(sys.argv if argv is None else argv)))
@@ -274,7 +213,9 @@ def run(main: Callable[[flags.FlagValues], None], argv: Sequence[str] | None = N
 def configure(values: flags.FlagValues) -> None:
     """Everything the flags ask for before a run: data folders, gin files, bindings, macros."""
     if not values.gin_file:
-        raise UserError("no gin file: give --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin, or files of your own")
+        raise UserError(
+            "no gin file: give --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin, or files of your own"
+        )
     import seqio
 
     if values.seqio_additional_cache_dirs:
@@ -306,8 +247,6 @@ def summarize_gin_config(model_dir: str, summary_writer: Any = None, step: int =
     temporary.replace(path)
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": gin.markdown(text)})
-
-
 
 
 __all__ = [

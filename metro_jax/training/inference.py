@@ -58,7 +58,6 @@ def over_dataset(
 
 def _parameters(method: Callable[..., Any]) -> Sequence[str]:
 
-
     return list(inspect.signature(method).parameters)
 
 
@@ -102,7 +101,7 @@ class TaskEvaluator:
         """Task -> metric -> value, for these parameters."""
         if not self.tasks:
             return {}
-        functions = {
+        functions: dict[str, Any] = {
             name: over_dataset(method, self.partitioner, params, self.cfg.batch_size)
             for name, method in (
                 ("score_fn", getattr(self.model, "score_batch", None)),

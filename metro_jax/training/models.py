@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import seqio
 from flax import linen as nn
-from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Array, Float, Int
 
@@ -26,6 +25,7 @@ from metro_jax.model.network import PAD, EncoderDecoder
 from metro_jax.model.pretraining import MetroPretraining
 from metro_jax.objectives import LossSums
 from metro_jax.training.optimizers import MetroAdamW, OptaxWrapper
+from metro_jax.training.trees import unflatten
 
 Params = Any
 Batch = Mapping[str, Array]
@@ -41,15 +41,14 @@ def address(key: Array, purpose: str, *numbers: Int[Array, ""] | int) -> Array:
 
 def split_axes(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Boxed variables as T5X wants them: plain `params`, and `params_axes` with `name_axes` for every `name`."""
-    boxed = traverse_util.flatten_dict(
-        flax.core.unfreeze(variables["params"]), is_leaf=lambda _, node: isinstance(node, nn.Partitioned)
+    boxes = jax.tree_util.tree_leaves_with_path(
+        flax.core.unfreeze(variables["params"]), is_leaf=lambda node: isinstance(node, nn.Partitioned)
     )
     axes = {}
-    for path, box in boxed.items():
+    for path, box in boxes:
         names = box.names if isinstance(box, nn.Partitioned) else (None,) * box.ndim
-        axes[*path[:-1], f"{path[-1]}_axes"] = flax_partitioning.AxisMetadata(names=tuple(names))
-    params = nn.unbox(traverse_util.unflatten_dict(boxed))
-    return {"params": params, "params_axes": traverse_util.unflatten_dict(axes)}
+        axes["/".join(key.key for key in path) + "_axes"] = flax_partitioning.AxisMetadata(names=tuple(names))
+    return {"params": nn.unbox(flax.core.unfreeze(variables["params"])), "params_axes": unflatten(axes)}
 
 
 class BaseModel:
@@ -96,7 +95,9 @@ class BaseModel:
         """(total, normalizer, metrics): sums, so that batches can be added up before the one division (spec 5.3)."""
         raise NotImplementedError
 
-    def loss_fn(self, params: Params, batch: Batch, dropout_rng: Array | None) -> tuple[Float[Array, ""], dict[str, Any]]:
+    def loss_fn(
+        self, params: Params, batch: Batch, dropout_rng: Array | None
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """T5X's training loss and its metrics."""
         rng = jax.random.key(0) if dropout_rng is None else dropout_rng
         return self._as_t5x(self.loss_sums(params, batch, rng, deterministic=dropout_rng is None))
@@ -107,7 +108,8 @@ class BaseModel:
 
     def _as_t5x(self, sums: LossSums) -> tuple[Float[Array, ""], dict[str, Any]]:
         divisor = sums.normalizer if self.loss_normalizing_factor is None else self.loss_normalizing_factor
-        metrics = {name: clu.metrics.Average(total=t, count=n) for name, (t, n) in sums.metrics.items()}
+        average: Any = clu.metrics.Average
+        metrics = {name: average(total=t, count=n) for name, (t, n) in sums.metrics.items()}
         return sums.total / divisor, metrics
 
 
@@ -126,9 +128,7 @@ class MetroPretrainingModel(BaseModel):
         loss_normalizing_factor: float | None = None,
     ) -> None:
         module = MetroPretraining(config, pretraining=pretraining)
-        super().__init__(
-            config, module, optimizer_def, input_vocabulary, output_vocabulary, loss_normalizing_factor
-        )
+        super().__init__(config, module, optimizer_def, input_vocabulary, output_vocabulary, loss_normalizing_factor)
         self.pretraining = pretraining
 
     def _init(self, rng: Array, batch: Batch) -> Mapping[str, Any]:
@@ -144,10 +144,8 @@ class MetroPretrainingModel(BaseModel):
             ceiling = max_masked(
                 batch["encoder_input_tokens"].shape[1], self.pretraining.mask_rate, feature_converters.MAX_SEGMENTS
             )
-            module = MetroPretraining(
-                self.config, pretraining=self.pretraining.replace(max_masked_positions=ceiling)
-            )
-        outputs = module.apply({"params": params}, batch, deterministic=deterministic, rngs=rngs)
+            module = MetroPretraining(self.config, pretraining=self.pretraining.replace(max_masked_positions=ceiling))
+        outputs: Any = module.apply({"params": params}, batch, deterministic=deterministic, rngs=rngs)
         return objectives.metro_loss(outputs, self.pretraining)
 
 
@@ -167,9 +165,7 @@ class EncoderDecoderModel(BaseModel):
         loss_normalizing_factor: float | None = None,
     ) -> None:
         module = EncoderDecoder(config)
-        super().__init__(
-            config, module, optimizer_def, input_vocabulary, output_vocabulary, loss_normalizing_factor
-        )
+        super().__init__(config, module, optimizer_def, input_vocabulary, output_vocabulary, loss_normalizing_factor)
         self.label_smoothing = label_smoothing
         self.decoding_options = decoding.Greedy() if decoding_options is None else decoding_options
 
@@ -180,12 +176,12 @@ class EncoderDecoderModel(BaseModel):
         self, params: Params, batch: Batch, rng: Array | None = None, deterministic: bool = True
     ) -> Float[Array, "batch length vocab"]:
         """float32 logits of the decoder for teacher-forced targets; packed batches carry segments and positions."""
-        packing = {
+        packing: dict[str, Any] = {
             name: batch.get(name)
             for name in ("encoder_positions", "decoder_positions", "encoder_segment_ids", "decoder_segment_ids")
         }
         rngs = None if rng is None else {"dropout": address(rng, "dropout")}
-        return self.module.apply(
+        logits: Any = self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
@@ -193,12 +189,16 @@ class EncoderDecoderModel(BaseModel):
             rngs=rngs,
             **packing,
         )
+        return logits
 
     def loss_sums(self, params: Params, batch: Batch, rng: Array, deterministic: bool = False) -> LossSums:
         """Cross entropy summed over target tokens (spec 6.4)."""
         logits = self.logits(params, batch, rng, deterministic)
         return objectives.sequence_loss(
-            logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.label_smoothing
+            logits,
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"].astype(jnp.float32),
+            self.label_smoothing,
         )
 
     def score_batch(self, params: Params, batch: Batch) -> Float[Array, "batch"]:
@@ -208,9 +208,7 @@ class EncoderDecoderModel(BaseModel):
         picked = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
         return jnp.sum(picked * batch["decoder_loss_weights"], axis=-1)
 
-    def predict_batch(
-        self, params: Params, batch: Batch, rng: Array | None = None
-    ) -> Int[Array, "batch length"]:
+    def predict_batch(self, params: Params, batch: Batch, rng: Array | None = None) -> Int[Array, "batch length"]:
         """Generated ids up to and including eos, padded; as long as the batch's decoder side."""
         return self.predict_batch_with_aux(params, batch, rng)[0]
 
@@ -221,7 +219,7 @@ class EncoderDecoderModel(BaseModel):
         config, source = self.config, batch["encoder_input_tokens"]
         max_length = min(batch["decoder_input_tokens"].shape[1] + 1, config.max_length)
         mask = source != PAD
-        encoded = self.module.apply({"params": params}, source, mask, method="encode")
+        encoded: Any = self.module.apply({"params": params}, source, mask, method="encode")
         params = decoding_cache.unstack_decoder(params, config)
         cache = decoding_cache.init_cache(params, config, encoded, mask, max_length)
         decoded = decoding.decode(

@@ -1,17 +1,15 @@
 """The optimiser of METRO (spec 5.5) as an optax transformation, and the surface that T5X expects of an optimiser.
 
-`MetroAdamW()` and `OptaxWrapper(chain)` are optimiser definitions: `.create(params)` gives an `Optimizer`, a pytree with
-`.target` (parameters), `.state.step` and `.state.param_states` (moments), which is also what a checkpoint holds.
+`MetroAdamW()` and `OptaxWrapper(chain)` are optimiser definitions: `.create(params)` gives an `Optimizer`, a pytree
+with `.target` (parameters), `.state.step` and `.state.param_states` (moments), which is also what a checkpoint holds.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
-from flax import serialization
+from flax import serialization, struct
 from jaxtyping import Array, Float, Int
 
 Params = Any
@@ -74,24 +72,24 @@ def _one_minus_power(base: float, exponent: Int[Array, ""]) -> Float[Array, ""]:
     return -jnp.expm1(exponent * jnp.log(jnp.float32(base)))
 
 
-def metro_adamw(learning_rate: float | Callable[[Array], Array], **options: float) -> optax.GradientTransformation:
+def metro_adamw(learning_rate: Any, **options: float) -> optax.GradientTransformation:
     """The whole optimiser as optax users write it; `learning_rate` is a number or a function of the updates done."""
     return optax.chain(scale_by_metro_adam(**options), optax.scale_by_learning_rate(learning_rate))
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class OptimizerState:
     """Updates done and whatever the optimiser keeps per parameter."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 scalar; None where the tree holds axis names
     param_states: Any
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Optimizer:
     """Parameters with their optimiser state: T5X's name and layout."""
 
-    optimizer_def: "OptaxWrapper" = flax.struct.field(pytree_node=False)
+    optimizer_def: "OptaxWrapper" = struct.field(pytree_node=False)
     state: OptimizerState
     target: Params
 

@@ -12,9 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
+from flax.linen.spmd import logical_to_mesh_axes
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from metro_jax.training.trees import flatten, unflatten
 
 AXES = ("data", "fsdp", "model")
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
@@ -84,8 +86,8 @@ class PjitPartitioner:
         submesh = math.prod(model_parallel_submesh) if model_parallel_submesh else None
         if submesh and num_partitions and num_partitions != submesh:
             raise ValueError(
-                f"num_partitions={num_partitions} contradicts model_parallel_submesh={tuple(model_parallel_submesh or ())}"
-                f", whose product is {submesh}; give one of them"
+                f"num_partitions={num_partitions} contradicts model_parallel_submesh="
+                f"{tuple(model_parallel_submesh or ())}, whose product is {submesh}; give one of them"
             )
         model = submesh or num_partitions or 1
         devices = list(devices if devices is not None else jax.devices())
@@ -110,7 +112,9 @@ class PjitPartitioner:
             axes = (rule[1],) if isinstance(rule[1], str) else rule[1] or ()
             for axis in axes:
                 if axis not in AXES:
-                    raise ValueError(f"logical_axis_rules: {rule!r} names mesh axis {axis!r}; there are {', '.join(AXES)}")
+                    raise ValueError(
+                        f"logical_axis_rules: {rule!r} names mesh axis {axis!r}; there are {', '.join(AXES)}"
+                    )
 
     @property
     def batch_shards(self) -> int:
@@ -137,7 +141,7 @@ class PjitPartitioner:
         """Mesh axes of an array with these logical axes."""
         if not names:
             return PartitionSpec()
-        return nn.logical_to_mesh_axes(names, self.rules) or PartitionSpec()
+        return logical_to_mesh_axes(tuple(names), self.rules) or PartitionSpec()
 
     def check_batch_size(self, batch_size: int, num_microbatches: int = 1) -> None:
         """Every device gets the same number of rows in every microbatch, or a ValueError."""
@@ -154,25 +158,24 @@ class PjitPartitioner:
         Raises:
             ValueError: a parameter without axes, or a dimension that its mesh axes do not divide.
         """
-        axes = traverse_util.flatten_dict(dict(params_axes))
-        flat = {}
-        for path, value in traverse_util.flatten_dict(params).items():
-            name = "/".join(path)
-            metadata = axes.get((*path[:-1], f"{path[-1]}_axes"))
+        axes = flatten(params_axes)
+        shardings = {}
+        for name, value in flatten(params).items():
+            metadata = axes.get(f"{name}_axes")
             if metadata is None:
                 raise ValueError(f"parameter {name} has no logical axes: the collection params_axes lacks {name}_axes")
             spec = self.spec(metadata.names)
             self._check_divides(name, value.shape, metadata.names, spec)
-            flat[path] = NamedSharding(self.mesh, spec)
-        return traverse_util.unflatten_dict(flat)
+            shardings[name] = NamedSharding(self.mesh, spec)
+        return unflatten(shardings)
 
     def _check_divides(self, name: str, shape: tuple[int, ...], names: Sequence[Any], spec: PartitionSpec) -> None:
         for size, logical, axis in zip(shape, names, spec, strict=False):
             parts = math.prod(self.mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
             if size % parts:
                 raise ValueError(
-                    f"{name}: axis {logical!r} of size {size} cannot be cut into {parts} parts over mesh axis {axis!r}; "
-                    f"choose num_partitions and fsdp_partitions that divide it"
+                    f"{name}: axis {logical!r} of size {size} cannot be cut into {parts} parts over mesh axis {axis!r};"
+                    " choose num_partitions and fsdp_partitions that divide it"
                 )
 
     def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

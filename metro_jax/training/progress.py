@@ -130,8 +130,8 @@ class Progress:
         last = f"Last good checkpoint: checkpoint_{good[-1]}" if good else "No good checkpoint was written yet"
         remove = f" (remove {', '.join(f'checkpoint_{saved}' for saved in suspect)} first)" if suspect else ""
         return (
-            f"update {step} gave a loss or gradient that is not finite: {terms}. {last}. Lower the learning rate, clip the "
-            "gradient (MetroAdamW.clip_norm=2.0) or compute in float32; the same command then continues from the "
+            f"update {step} gave a loss or gradient that is not finite: {terms}. {last}. Lower the learning rate, clip "
+            "the gradient (MetroAdamW.clip_norm=2.0) or compute in float32; the same command then continues from the "
             f"newest checkpoint{remove}"
         )
 

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from flax import traverse_util
 
 from metro_jax.training.models import BaseModel
 from metro_jax.training.partitioning import PjitPartitioner
 from metro_jax.training.trainer import Trainer
+from metro_jax.training.trees import flatten
 
 
 def abstract_params(model: BaseModel, partitioner: PjitPartitioner, batch_size: int) -> Any:
     """Shapes, types and shardings of a model's parameters; nothing is computed."""
-    shapes = {name: (batch_size, 8) for name in model.FEATURE_CONVERTER_CLS.MODEL_FEATURES}
+    shapes = dict.fromkeys(model.FEATURE_CONVERTER_CLS.MODEL_FEATURES, (batch_size, 8))
     with partitioner.context():
         variables = jax.eval_shape(lambda: model.get_initial_variables(jax.random.key(0), shapes))
     shardings = partitioner.param_shardings(variables["params"], variables["params_axes"])
@@ -26,10 +26,10 @@ def abstract_params(model: BaseModel, partitioner: PjitPartitioner, batch_size: 
 
 
 def dry_run(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The mesh, a table of all parameters (shape, logical axes, layout, type, bytes in all and per device), the batch."""
-    params = traverse_util.flatten_dict(trainer.abstract_state.target, sep="/")
-    shardings = traverse_util.flatten_dict(trainer.param_shardings, sep="/")
-    axes = traverse_util.flatten_dict(trainer.params_axes, sep="/")
+    """The mesh, a table of all parameters (shape, axes, layout, type, bytes in all and per device), the batch."""
+    params = flatten(trainer.abstract_state.target)
+    shardings = flatten(trainer.param_shardings)
+    axes = flatten(trainer.params_axes)
     rows = [("parameter", "shape", "logical axes", "layout", "type", "bytes", "per device")]
     count = total = local = 0
     for name, leaf in params.items():

@@ -1,4 +1,4 @@
-"""One training step: gradients of summed losses, microbatch by microbatch, one division, one update (spec 5.3 and 5.5)."""
+"""One training step: gradients of summed losses over microbatches, one division, one update (spec 5.3 and 5.5)."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -80,8 +80,9 @@ class Trainer:
 
         def fitting(sharding: Any, leaf: Any) -> Any:
             # Factored statistics stand in the place of a parameter but have another shape.
-            fits = sharding is not None and len(sharding.spec) <= leaf.ndim
-            return sharding if fits and is_divisible(sharding, leaf.shape) else replicated
+            if sharding is None or len(sharding.spec) > leaf.ndim or not is_divisible(sharding, leaf.shape):
+                return replicated
+            return sharding
 
         return jax.tree.map(fitting, derived, state, is_leaf=lambda node: node is None)
 

@@ -21,6 +21,7 @@ __all__ = [
     "create_learning_rate_scheduler",
     "get_dataset",
     "get_mixture_or_task",
+    "get_task",
 ]
 
 
@@ -65,17 +66,28 @@ def get_mixture_or_task(name: str, module: str | None = None) -> seqio.Task | se
         raise UserError(f"{error}{hint}") from error
 
 
+def get_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
+    """The task or mixture that a configuration means; a UserError if it is not there or lacks the split."""
+    task = get_mixture_or_task(cfg.mixture_or_task_name, cfg.module)
+    if cfg.split not in task.splits:
+        known = ", ".join(map(repr, sorted(task.splits)))
+        raise UserError(f"{cfg.mixture_or_task_name!r} has no split {cfg.split!r}; it has {known}")
+    return task
+
+
 def check_fits(model: Any, cfg: DatasetConfig) -> None:
     """The model can read what the dataset will give: lengths within its position tables, ids within its vocabulary.
 
     Raises:
         UserError: says which length or vocabulary does not fit.
     """
-    task = get_mixture_or_task(cfg.mixture_or_task_name, cfg.module)
+    task = get_task(cfg)
     longest, size = model.config.max_length, model.config.vocab_size
     for feature, length in (cfg.task_feature_lengths or {}).items():
         if not isinstance(length, int) or length < 1:
-            raise UserError(f"TASK_FEATURE_LENGTHS: {feature!r} has length {length!r}; give a whole number of at least 1")
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS: {feature!r} has length {length!r}; give a whole number of at least 1"
+            )
         if length > longest:
             raise UserError(
                 f"TASK_FEATURE_LENGTHS: {feature!r} has length {length}, but the position tables of this model end at "
@@ -85,8 +97,8 @@ def check_fits(model: Any, cfg: DatasetConfig) -> None:
         vocabulary = spec.vocabulary
         if not isinstance(vocabulary, seqio.PassThroughVocabulary) and vocabulary.vocab_size > size:
             raise UserError(
-                f"the vocabulary of feature {feature!r} of {cfg.mixture_or_task_name!r} has {vocabulary.vocab_size} ids, "
-                f"the model's token matrix {size} rows; set MetroConfig.vocab_size={vocabulary.vocab_size}"
+                f"the vocabulary of feature {feature!r} of {cfg.mixture_or_task_name!r} has {vocabulary.vocab_size} "
+                f"ids, the model's token matrix {size} rows; set MetroConfig.vocab_size={vocabulary.vocab_size}"
             )
 
 
@@ -108,11 +120,7 @@ def get_dataset(
     Raises:
         UserError: unknown task or split, lengths missing, rows that the processes cannot share.
     """
-    task = get_mixture_or_task(cfg.mixture_or_task_name, cfg.module)
-    if cfg.split not in task.splits:
-        raise UserError(
-            f"{cfg.mixture_or_task_name!r} has no split {cfg.split!r}; it has {', '.join(map(repr, sorted(task.splits)))}"
-        )
+    get_task(cfg)
     if cfg.batch_size % num_shards:
         raise UserError(f"batch_size={cfg.batch_size} is not a multiple of the {num_shards} processes")
     dataset = seqio.get_dataset(

@@ -5,12 +5,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from tests.training.data_folder import make_data_folder
-from tests.training.stand_in import BagModel
 
 from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.training.models import EncoderDecoderModel, MetroPretrainingModel
 from metro_jax.training.optimizers import MetroAdamW
+from tests.training.data_folder import make_data_folder
+from tests.training.stand_in import BagModel
 
 TINY = MetroConfig(
     vocab_size=736,

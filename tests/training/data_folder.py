@@ -9,7 +9,24 @@ from metro_jax.data.records import write_documents, write_prompted, write_ranked
 from metro_jax.text.tokenizer import MetroTokenizer
 
 VOCABULARY = pathlib.Path(__file__).parent.parent / "text" / "data"
-WORDS = "the cat sat on a mat and saw two dogs run over the hill to find some food for all".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "two",
+    "dogs",
+    "run",
+    "over",
+    "hills",
+    "to",
+    "find",
+    "food",
+]
 
 
 def sentence(draw: random.Random, words: int) -> str:

@@ -24,7 +24,9 @@ class Bag(nn.Module):
         bag = jnp.mean(embedding[tokens], axis=1)
         bag = nn.Dropout(0.5)(nn.with_logical_constraint(bag, ("batch", "embed")), deterministic=deterministic)
         kernel = self.param(
-            "kernel", nn.with_logical_partitioning(nn.initializers.normal(0.1), ("embed", "vocab")), (c.d_model, c.vocab_size)
+            "kernel",
+            nn.with_logical_partitioning(nn.initializers.normal(0.1), ("embed", "vocab")),
+            (c.d_model, c.vocab_size),
         )
         return bag @ kernel
 

@@ -12,7 +12,11 @@ from metro_jax.training import checkpoints
 from metro_jax.training.checkpoints import Checkpointer, RestoreCheckpointConfig, SaveCheckpointConfig
 from metro_jax.training.optimizers import MetroAdamW
 
-PARAMS = {"encoder": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "generator": {"bias": jnp.ones(3)}, "rtd_head": {"bias": jnp.ones(1)}}
+PARAMS = {
+    "encoder": {"kernel": jnp.arange(6.0).reshape(2, 3)},
+    "generator": {"bias": jnp.ones(3)},
+    "rtd_head": {"bias": jnp.ones(1)},
+}
 
 
 def state_after(steps):
@@ -76,7 +80,10 @@ def test_a_damaged_newest_checkpoint_names_the_one_before(folder):
         file.write_bytes(b"")
     for file in (folder / "checkpoint_3" / "state" / "ocdbt.process_0" / "d").iterdir():
         file.write_bytes(b"")
-    with Checkpointer(folder) as checkpointer, pytest.raises(ValueError, match=r"checkpoint_3 cannot be read .*from checkpoint_2"):
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(ValueError, match=r"checkpoint_3 cannot be read .*from checkpoint_2"),
+    ):
         checkpointer.restore(state_after(0).state_dict())
 
 
@@ -115,7 +122,9 @@ def test_paths(folder, tmp_path):
     assert names == ["checkpoint_1", "checkpoint_2", "checkpoint_3"]
     assert [p.name for p in RestoreCheckpointConfig([str(folder / "checkpoint_1")]).find()] == ["checkpoint_1"]
     assert RestoreCheckpointConfig().find() == []
-    with pytest.raises(FileNotFoundError, match="checkpoint_7: no checkpoint; .* has checkpoint_1, checkpoint_2, checkpoint_3"):
+    with pytest.raises(
+        FileNotFoundError, match=r"checkpoint_7: no checkpoint; .* has checkpoint_1, checkpoint_2, checkpoint_3"
+    ):
         RestoreCheckpointConfig(str(folder / "checkpoint_7")).find()
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         RestoreCheckpointConfig(str(tmp_path / "no" / "where")).find()

@@ -28,7 +28,8 @@ def query(name):
 
 def test_flags_in_the_forms_of_t5x():
     flags = gin_utils.parse_flags(
-        ["train", "--gin_file=a.gin", "--gin_file=b.gin", "--gin.MODEL_DIR='x=y'", "--gin.train/utils.DatasetConfig.pack=True",
+        ["train", "--gin_file=a.gin", "--gin_file=b.gin", "--gin.MODEL_DIR='x=y'",
+         "--gin.train/utils.DatasetConfig.pack=True",
          "--gin_bindings=A = 1", "--gin_search_paths=p,q", "--alsologtostderr", "--dry_run"]
     )  # fmt: skip
     assert flags.gin_file == ["a.gin", "b.gin"]
@@ -128,8 +129,17 @@ def test_macros_bound_nowhere_are_listed():
 @pytest.mark.parametrize("size", ["tiny", "base", "base_pp", "large_pp"])
 @pytest.mark.parametrize("run", ["pretrain", "finetune", "eval"])
 def test_every_size_with_every_run_file_gives_a_model(size, run):
-    needed = ["MIXTURE_OR_TASK_NAME = 'a'", "TASK_FEATURE_LENGTHS = {'inputs': 8}", "TRAIN_STEPS = 20000", "MODEL_DIR = 'b'"]
-    more = {"pretrain": [], "finetune": ["INITIAL_CHECKPOINT_PATH = 'c'"], "eval": ["CHECKPOINT_PATH = 'c'", "EVAL_OUTPUT_DIR = 'd'"]}
+    needed = [
+        "MIXTURE_OR_TASK_NAME = 'a'",
+        "TASK_FEATURE_LENGTHS = {'inputs': 8}",
+        "TRAIN_STEPS = 20000",
+        "MODEL_DIR = 'b'",
+    ]
+    more = {
+        "pretrain": [],
+        "finetune": ["INITIAL_CHECKPOINT_PATH = 'c'"],
+        "eval": ["CHECKPOINT_PATH = 'c'", "EVAL_OUTPUT_DIR = 'd'"],
+    }
     gin_utils.parse_configuration([f"models/{size}.gin", f"runs/{run}.gin"], [*needed, *more[run]])
     gin_utils.check_macros()
     from metro_jax.model.config import MetroConfig, PretrainingConfig

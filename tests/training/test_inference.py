@@ -18,7 +18,9 @@ ROWS = tf.data.Dataset.from_tensor_slices({"x": np.arange(10, dtype=np.int32).re
 
 
 def test_rows_keep_their_index_and_fillers_are_dropped():
-    score = over_dataset(lambda params, batch: jnp.sum(batch["x"], axis=1) * params, PjitPartitioner(), 2.0, batch_size=2)
+    score = over_dataset(
+        lambda params, batch: jnp.sum(batch["x"], axis=1) * params, PjitPartitioner(), 2.0, batch_size=2
+    )
     assert [(i, float(x)) for i, x in score(ROWS)] == [(i, 2.0 * (4 * i + 1)) for i in range(5)]
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from flax.linen.partitioning import AxisMetadata
-from tests.training.conftest import PRETRAINING, TINY
 
 from metro_jax import decoding
 from metro_jax.data.feature_converters import EncoderDecoderFeatureConverter, MetroPretrainingFeatureConverter
 from metro_jax.training.models import EncoderDecoderModel, MetroPretrainingModel, address
+from tests.training.conftest import PRETRAINING, TINY
 
 # Compiles in half the time; nothing here is about speed.
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -55,7 +55,9 @@ def test_the_main_models_parameters_are_a_part_of_pretrainings(both):
 
 
 def test_the_network_is_the_one_that_the_configurations_ask_for(pretraining_batch):
-    other = MetroPretrainingModel(TINY, PRETRAINING.replace(rtd_head="roberta", sharing="token_pos_norm", generator_layers=2))
+    other = MetroPretrainingModel(
+        TINY, PRETRAINING.replace(rtd_head="roberta", sharing="token_pos_norm", generator_layers=2)
+    )
     shape = jax.eval_shape(lambda: other.get_initial_variables(jax.random.key(0), shapes(pretraining_batch)))["params"]
     assert "dense" in shape["rtd_head"]
     assert set(shape["generator"]["encoder"]) == {"layers"}
@@ -64,11 +66,21 @@ def test_the_network_is_the_one_that_the_configurations_ask_for(pretraining_batc
 
 def test_what_t5x_looks_for():
     for cls in (EncoderDecoderModel, MetroPretrainingModel):
-        assert list(inspect.signature(cls.get_initial_variables).parameters) == ["self", "rng", "input_shapes", "input_types"]
+        assert list(inspect.signature(cls.get_initial_variables).parameters) == [
+            "self",
+            "rng",
+            "input_shapes",
+            "input_types",
+        ]
         assert list(inspect.signature(cls.loss_fn).parameters) == ["self", "params", "batch", "dropout_rng"]
         assert list(inspect.signature(cls.eval_fn).parameters) == ["self", "params", "batch"]
     for name in ("predict_batch", "predict_batch_with_aux"):
-        assert list(inspect.signature(getattr(EncoderDecoderModel, name)).parameters) == ["self", "params", "batch", "rng"]
+        assert list(inspect.signature(getattr(EncoderDecoderModel, name)).parameters) == [
+            "self",
+            "params",
+            "batch",
+            "rng",
+        ]
     assert MetroPretrainingModel.FEATURE_CONVERTER_CLS is MetroPretrainingFeatureConverter
     assert EncoderDecoderModel.FEATURE_CONVERTER_CLS is EncoderDecoderFeatureConverter
     model = EncoderDecoderModel(TINY)
@@ -103,12 +115,18 @@ def test_losses_scores_and_generated_text_agree(model, batch):
 def test_pretraining_loss_for_t5x_is_the_native_one(pretraining_batch):
     model = MetroPretrainingModel(TINY, PRETRAINING)
     constant = MetroPretrainingModel(TINY, PRETRAINING, loss_normalizing_factor=4.0)
-    params = fast_jit(lambda key: model.get_initial_variables(key, shapes(pretraining_batch))["params"])(jax.random.key(0))
+    params = fast_jit(lambda key: model.get_initial_variables(key, shapes(pretraining_batch))["params"])(
+        jax.random.key(0)
+    )
 
     @fast_jit
     def everything(params, batch):
         rng = jax.random.key(1)
-        return model.loss_sums(params, batch, rng), model.loss_fn(params, batch, rng), constant.loss_fn(params, batch, rng)[0]
+        return (
+            model.loss_sums(params, batch, rng),
+            model.loss_fn(params, batch, rng),
+            constant.loss_fn(params, batch, rng)[0],
+        )
 
     sums, (loss, metrics), divided = everything(params, pretraining_batch)
     assert float(sums.normalizer) == np.count_nonzero(pretraining_batch["generator_target_tokens"])
@@ -146,7 +164,12 @@ def test_addresses_depend_on_purpose_and_every_number():
     key = jax.random.key(3)
     same = address(key, "train", 1, 2)
     assert jnp.array_equal(jax.random.key_data(same), jax.random.key_data(address(key, "train", 1, 2)))
-    others = [address(key, "eval", 1, 2), address(key, "train", 2, 1), address(key, "train", 1), address(key, "train", 1, 3)]
+    others = [
+        address(key, "eval", 1, 2),
+        address(key, "train", 2, 1),
+        address(key, "train", 1),
+        address(key, "train", 1, 3),
+    ]
     assert not any(jnp.array_equal(jax.random.key_data(same), jax.random.key_data(other)) for other in others)
 
 

@@ -29,7 +29,9 @@ def test_schedule_equals_the_reference(golden_dir):
     for entry in entries:
         rates = jax.jit(schedule_of(entry))
         for updates, expected in entry["lr_after_n_updates"].items():
-            np.testing.assert_allclose(float(rates(int(updates))), expected, rtol=1e-6, err_msg=f"{entry['name']} {updates}")
+            np.testing.assert_allclose(
+                float(rates(int(updates))), expected, rtol=1e-6, err_msg=f"{entry['name']} {updates}"
+            )
 
 
 def adam_cases(golden_dir):
@@ -150,7 +152,7 @@ def test_schedule_in_the_form_of_t5x():
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="did you mean 'rsqrt_decay'"):
         create_learning_rate_scheduler(factors="constant * rsqr_decay")
-    with pytest.raises(ValueError, match="warmup_steps=10, .*below 5"):
+    with pytest.raises(ValueError, match=r"warmup_steps=10, .*below 5"):
         create_learning_rate_scheduler(warmup_steps=10, total_steps=5)
     with pytest.raises(ValueError, match="clip_norm=-1"):
         optimizers.MetroAdamW(clip_norm=-1)

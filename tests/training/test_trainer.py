@@ -1,17 +1,16 @@
 """The training step: the reference's arithmetic over microbatches, addressed randomness, layouts."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.training.stand_in import BagModel
 
 from metro_jax.training.models import address
 from metro_jax.training.optimizers import MetroAdamW, OptaxWrapper
 from metro_jax.training.partitioning import PjitPartitioner
 from metro_jax.training.schedules import create_learning_rate_scheduler
 from metro_jax.training.trainer import Trainer
+from tests.training.stand_in import BagModel
 
 CONSTANT = create_learning_rate_scheduler(factors="constant", base_learning_rate=0.01)
 
@@ -104,7 +103,9 @@ def test_a_batch_without_targets_changes_nothing_but_by_decay(bag, batch):
     before = jax.device_get(trainer.init_state().target)
     state, metrics = trainer.train(trainer.init_state(), empty)
     assert value({"g": metrics["gradient_norm"]}, "g") == 0.0
-    jax.tree.map(lambda new, old: np.testing.assert_allclose(new, old * (1 - 0.01 * 0.01), rtol=1e-6), state.target, before)
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, old * (1 - 0.01 * 0.01), rtol=1e-6), state.target, before
+    )
 
 
 def test_evaluation_is_without_dropout(bag, batch):

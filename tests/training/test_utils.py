@@ -52,7 +52,7 @@ def test_unknown_tasks_are_answered_with_the_nearest(data):
         take(dataclasses.replace(CFG, mixture_or_task_name="promts"), 1)
     with pytest.raises(UserError, match=r"'no_such_task'.*MIXTURE_OR_TASK_MODULE"):
         take(dataclasses.replace(CFG, mixture_or_task_name="no_such_task", module=None), 1)
-    with pytest.raises(UserError, match="'metro_jax.tasks.prepred' cannot be imported"):
+    with pytest.raises(UserError, match=r"'metro_jax.tasks.prepred' cannot be imported"):
         take(dataclasses.replace(CFG, module="metro_jax.tasks.prepred"), 1)
 
 
@@ -70,7 +70,9 @@ def test_what_the_model_cannot_read_is_refused(data, model):
     with pytest.raises(UserError, match="length '8'"):
         check_fits(model, dataclasses.replace(CFG, task_feature_lengths={"inputs": "8"}))
     small = EncoderDecoderModel(dataclasses.replace(model.config, vocab_size=100))
-    with pytest.raises(UserError, match=r"has \d+ ids, the model's token matrix 100 rows; set MetroConfig.vocab_size=\d+"):
+    with pytest.raises(
+        UserError, match=r"has \d+ ids, the model's token matrix 100 rows; set MetroConfig.vocab_size=\d+"
+    ):
         check_fits(small, CFG)
 
 

@@ -4,6 +4,7 @@ Layers are stacked on a leading axis named `layers` and scanned. Ids are metro_j
 the reference's rows, in which row 1 is the pad's and the first real token uses row 2.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -239,7 +240,7 @@ class EncoderDecoder(nn.Module):
     """
 
     config: MetroConfig
-    collect: bool = False
+    collect: bool = dataclasses.field(default=False, kw_only=True)
 
     def setup(self) -> None:
         c = self.config

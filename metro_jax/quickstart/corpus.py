@@ -111,17 +111,18 @@ def _raw_documents(root: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
             yield relative.as_posix(), list(_docstrings(tree))
 
 
-def build_corpus(root: pathlib.Path | None = None) -> list[Document]:
+def build_corpus(root: pathlib.Path | None = None, words: int | None = None) -> list[Document]:
     """The corpus as documents of distinct sentences, in the order of file names: the same on every run of one Python.
 
     Args:
       root: folder of the standard library; that of the running interpreter when not given.
+      words: stop with the document that reaches so many; None takes all.
     Raises:
       FileNotFoundError: no prose under the folder (an interpreter stripped of its sources).
     """
     root = pathlib.Path(sysconfig.get_path("stdlib")) if root is None else root
     seen: set[str] = set()
-    documents = []
+    documents, count = [], 0
     for source, texts in _raw_documents(root):
         sentences = []
         for sentence in (sentence for text in texts for sentence in clean_sentences(text)):
@@ -130,6 +131,9 @@ def build_corpus(root: pathlib.Path | None = None) -> list[Document]:
                 sentences.append(sentence)
         if sentences:
             documents.append(Document(source, tuple(sentences)))
+            count += sum(len(sentence.split()) for sentence in sentences)
+        if words is not None and count >= words:
+            break
     if not documents:
         raise FileNotFoundError(
             f"{root}: no Python sources with docstrings, which the quickstart reads as its English prose. "
@@ -159,15 +163,4 @@ def decontaminate(documents: Iterable[Document], held_out: Iterable[str]) -> lis
         sentences = tuple(sentence for sentence in document.sentences if not trigrams(sentence) & forbidden)
         if sentences:
             kept.append(Document(document.source, sentences))
-    return kept
-
-
-def first_words(documents: Iterable[Document], limit: int | None) -> list[Document]:
-    """The documents up to the one with which `limit` words are reached; all of them without a limit."""
-    kept, words = [], 0
-    for document in documents:
-        if limit is not None and words >= limit:
-            break
-        kept.append(document)
-        words += sum(len(sentence.split()) for sentence in document.sentences)
     return kept

@@ -67,8 +67,7 @@ class Run:
 
     def documents(self) -> list[corpus.Document]:
         """The corpus without the wording of the closing question's review."""
-        documents = corpus.decontaminate(corpus.build_corpus(), [QUESTION_REVIEW])
-        return corpus.first_words(documents, self.settings.corpus_words)
+        return corpus.decontaminate(corpus.build_corpus(words=self.settings.corpus_words), [QUESTION_REVIEW])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +87,9 @@ def _vocabulary(run: Run) -> dict[str, Any]:
     size = corpus.measure(documents)
     examples = prompts.training_examples(run.settings.prompts_per_template, run.seed)
     run.say(f"prose: {size.words:,} words in {size.sentences:,} sentences of {size.documents:,} documents")
-    run.say(f"prompts: {len(examples):,} training examples, of which a third helps to choose the pieces")
+    run.say(f"prompts: {len(examples):,} training examples, of which every eighth helps to choose the pieces")
     lines = [sentence for document in documents for sentence in document.sentences]
-    lines += [f"{example.inputs} {example.target}" for example in examples[::3]]
+    lines += [f"{example.inputs} {example.target}" for example in examples[::8]]
     s = run.settings
     train_vocabulary(lines, run.data / "vocab", s.vocab_size, s.n_sentinel_tokens)
     run.say(f"{s.vocab_size:,} entries, {s.n_sentinel_tokens} of them sentinels")

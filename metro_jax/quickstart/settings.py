@@ -45,7 +45,7 @@ SETTINGS = {
         vocab_size=3072,
         n_sentinel_tokens=128,
         corpus_words=None,
-        prompts_per_template=1000,
+        prompts_per_template=2500,
         examples_per_template=100,
         required_review_accuracy=0.9,
     ),

@@ -68,7 +68,7 @@ def test_sizes_are_solved_from_shapes(table):
 def shapes_of(module, *inputs):
     """Shapes of the parameters that a network makes for itself."""
     keys = {"params": jax.random.key(0), "sampling": jax.random.key(0)}
-    made = jax.eval_shape(lambda: nn.unbox(module.init(keys, *inputs)))
+    made = jax.eval_shape(lambda *inputs: nn.unbox(module.init(keys, *inputs)), *inputs)
     return {path: value.shape for path, value in flatten(made["params"]).items()}
 
 

@@ -58,6 +58,11 @@ def test_documents_are_clean_distinct_sentences_in_order(library: pathlib.Path) 
     ]
 
 
+def test_a_ceiling_on_words_stops_early(library: pathlib.Path) -> None:
+    assert corpus.build_corpus(library, words=5) == corpus.build_corpus(library)[:1]
+    assert corpus.build_corpus(library, words=10**6) == corpus.build_corpus(library)
+
+
 def test_library_without_sources_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no Python sources .*python\.org"):
         corpus.build_corpus(tmp_path)

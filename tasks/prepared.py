@@ -14,7 +14,7 @@ import contextlib
 import os
 
 from metro_jax.data.folder import NoDataFolderError, data_dir, nearest, prepared_tasks, read_mixtures
-from metro_jax.tasks import pretraining, prompted
+from metro_jax.tasks import pretraining, prompted  # pyright: ignore[reportMissingImports]
 
 
 def register_folder(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:

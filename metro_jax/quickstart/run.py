@@ -241,7 +241,7 @@ def _recipe_text(stage: str) -> str:
     """The recipe of a training stage: who changes it wants it run again."""
     if stage not in RECIPES:
         return ""
-    import metro_jax.gin_configs
+    import metro_jax.gin_configs  # pyright: ignore[reportMissingImports]
 
     return (pathlib.Path(next(iter(metro_jax.gin_configs.__path__))) / RECIPES[stage]).read_text(encoding="utf-8")
 

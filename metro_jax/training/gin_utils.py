@@ -32,7 +32,7 @@ EXAMPLES = {
 
 def installed_configs() -> str:
     """The folder of the gin files that come with metro_jax: models/, runs/, recipes/, t5x/."""
-    import metro_jax.gin_configs
+    import metro_jax.gin_configs  # pyright: ignore[reportMissingImports]
 
     return next(iter(metro_jax.gin_configs.__path__))
 

@@ -118,7 +118,7 @@ class MetroT0:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
         *,
         dtype: str = "float32",
         mesh: jax.sharding.Mesh | None = None,
@@ -131,8 +131,14 @@ class MetroT0:
         Raises:
             ConversionError, ValueError, OSError: what is missing or does not fit, by name.
         """
-        config, params, _ = load_hub_folder(pathlib.Path(name_or_folder))
-        tokenizer = MetroTokenizer.from_pretrained(name_or_folder)
+        folder = pathlib.Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder}: there is no such folder; a model of the Hub has to be downloaded first, for example with "
+                f"`hf download {folder} --local-dir FOLDER`"
+            )
+        config, params, _ = load_hub_folder(folder)
+        tokenizer = MetroTokenizer.from_pretrained(folder)
         return cls(config.replace(dtype=dtype), params, tokenizer, mesh)
 
     def save_pretrained(

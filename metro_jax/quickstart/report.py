@@ -113,4 +113,5 @@ def _accuracies(axes: Any, rows: Rows) -> None:
     axes.set_yticks(range(len(families)), [family.replace("_", " ") for family in families])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(handles=handles, loc="lower left")
+    # Below the axes: wherever it lay inside, it could hide a dot.
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)

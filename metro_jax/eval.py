@@ -1,5 +1,6 @@
 """Evaluation: `python -m metro_jax.eval --gin_file=models/tiny.gin --gin_file=runs/eval.gin ...`."""
 
+import metro_jax.training  # noqa: F401, I001 - first: it quietens TensorFlow, which seqio loads
 import functools
 import os
 import re

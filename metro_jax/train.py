@@ -3,6 +3,7 @@
 Pretraining and finetuning are the same loop; the gin files say what model, data and checkpoints it works on.
 """
 
+import metro_jax.training  # noqa: F401, I001 - first: it quietens TensorFlow, which seqio loads
 import contextlib
 import functools
 import signal

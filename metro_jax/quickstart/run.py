@@ -213,7 +213,7 @@ def quickstart(settings: Settings, folder: pathlib.Path, seed: int = 1, console:
     stages.prepare()
     started = time.monotonic()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not part of the story
-    with stages.lock() as run.lock, _terminable():
+    with stages.lock() as run.lock, _terminable() as stopped:
         results, mark = {}, fingerprint(__version__, platform.python_version(), dataclasses.asdict(settings), seed)
         for number, stage in enumerate(STAGES, 1):
             _title(console, number, stage.name, stage.why)
@@ -225,6 +225,8 @@ def quickstart(settings: Settings, folder: pathlib.Path, seed: int = 1, console:
                 since = time.monotonic()
                 result = stage.work(run)
                 stages.end(stage.name, mark, result)
+                if stopped:
+                    raise KeyboardInterrupt
                 run.say(f"took {time.monotonic() - since:.0f} s")
             results[stage.name] = result
         answer = _close(run, results, started)
@@ -285,18 +287,24 @@ def _check(settings: Settings, rows: list[dict[str, Any]], answer: str) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """While inside, being asked to end (SIGTERM) is the same as Ctrl-C: training saves, a new start continues."""
+def _terminable() -> Iterator[list[int]]:
+    """While inside, being asked to end (SIGTERM) is the same as Ctrl-C: training saves, a new start continues.
+
+    Gives a list that then is not empty: Python drops an exception that is raised inside a destructor or a callback of
+    the garbage collector, so stages look there as well.
+    """
+    received: list[int] = []
 
     def interrupt(number: int, frame: Any) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
     except ValueError:  # not in the main thread, where signals do not arrive anyway
-        yield
+        yield received
         return
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)

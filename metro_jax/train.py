@@ -90,12 +90,12 @@ def train(
     trainer = trainer_cls(
         model=model,
         partitioner=partitioner,
-        input_shapes=batches.shapes,
+        input_shapes={name: feature.shape for name, feature in batches.features.items()},
         random_seed=random_seed,
         use_hardware_rng=use_hardware_rng,
     )
     if dry_run:
-        print(report.dry_run(trainer, batches.shapes))
+        print(report.dry_run(trainer, batches.features))
         return 0, trainer.abstract_state
 
     with contextlib.ExitStack() as stack:
@@ -114,7 +114,7 @@ def train(
             scores=scores,
             best_metric=checkpoint_cfg.save.best_metric if checkpoint_cfg.save else None,
             writes=jax.process_index() == 0,
-            **_utilisation(trainer, batches.shapes),
+            **_utilisation(trainer, batches.features),
         )
         stack.callback(progress.close)
         if summarize_config_fn is not None and jax.process_index() == 0:
@@ -192,13 +192,13 @@ def _start(
     return 0, trainer.init_state(params), {}
 
 
-def _utilisation(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _utilisation(trainer: Trainer, features: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
     """What model FLOPs utilisation is computed from, where the peak of the devices is known."""
     devices = trainer.partitioner.mesh.devices.flat
     peak = flops.peak_flops(devices[0])
     if peak is None:
         return {}
-    return {"flops_per_step": trainer.flops_per_step(shapes), "peak_flops": peak * len(devices)}
+    return {"flops_per_step": trainer.flops_per_step(features), "peak_flops": peak * len(devices)}
 
 
 def _run(values: flags.FlagValues) -> None:

@@ -26,10 +26,10 @@ from metro_jax.training.progress import NonFiniteLoss
 from metro_jax.training.schedules import create_learning_rate_scheduler
 from metro_jax.training.trainer import Trainer
 from metro_jax.training.utils import DatasetConfig
+from tests.launch import BINDINGS, PREPARED, command, stand_in_gin
 from tests.training.data_folder import make_data_folder
 from tests.training.stand_in import BagModel
 
-PREPARED = "metro_jax.tasks.prepared"
 LENGTHS = {"inputs": 16, "targets": 4}
 SPEEDS = {"tokens_per_second", "steps_per_second", "examples_per_second", "data_wait", "mfu"}
 
@@ -143,31 +143,9 @@ def test_a_run_stops_at_nan_and_names_the_last_good_checkpoint(tmp_path):
     assert checkpoint_steps(tmp_path) == [1, 2]
 
 
-BINDINGS = {
-    "MIXTURE_OR_TASK_MODULE": f"'{PREPARED}'",
-    "MIXTURE_OR_TASK_NAME": "'both'",
-    "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 4}",
-    "TRAIN_STEPS": "4",
-    "BATCH_SIZE": "8",
-    "utils.create_learning_rate_scheduler.warmup_steps": "2",
-    "train_eval/utils.DatasetConfig.split": "'train'",
-}
-
-
 @pytest.fixture
 def stand_in(tmp_path):
-    """A gin file that puts the stand-in in the place of METRO."""
-    file = tmp_path / "stand_in.gin"
-    file.write_text(
-        "from __gin__ import dynamic_registration\ninclude 'runs/pretrain.gin'\nfrom tests.training import stand_in\n"
-        "MODEL = @stand_in.BagModel()\nstand_in.BagModel.optimizer_def = %OPTIMIZER\n"
-    )
-    return str(file)
-
-
-def command(file, *more, **bindings):
-    settings = [f"--gin.{name}={value}" for name, value in (BINDINGS | bindings).items() if value is not None]
-    return ["train", f"--gin_file={file}", *settings, *more]
+    return stand_in_gin(tmp_path)
 
 
 def test_train_and_eval_from_the_command_line(tmp_path, stand_in, capsys):

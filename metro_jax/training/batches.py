@@ -8,17 +8,20 @@ can go on where any other such number stopped.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from metro_jax.training.errors import UserError
 from metro_jax.training.partitioning import DataLayout
-from metro_jax.training.utils import DatasetConfig, get_dataset, get_task
+from metro_jax.training.utils import DatasetConfig, get_dataset
 
 
 class Batches:
     """An endless iterator over this process's rows of every batch.
+
+    `features` has shape and type of every feature, over all processes.
 
     Args:
         layout: this process's share.
@@ -47,8 +50,11 @@ class Batches:
         each = self.num_shards // layout.num_shards
         self.shards = range(layout.shard_id * each, (layout.shard_id + 1) * each)
         datasets = [get_dataset(cfg, i, self.num_shards, feature_converter_cls, seed=seed) for i in self.shards]
-        features: Any = datasets[0].element_spec
-        self.shapes = {name: (cfg.batch_size, *spec.shape[1:]) for name, spec in features.items()}  # of all processes
+        spec: Any = datasets[0].element_spec
+        self.features = {
+            name: jax.ShapeDtypeStruct((cfg.batch_size, *x.shape[1:]), x.dtype.as_numpy_dtype)
+            for name, x in spec.items()
+        }
         self.iterators: dict[int, Any] = dict(zip(self.shards, map(iter, datasets), strict=True))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -67,20 +73,25 @@ class Batches:
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def evaluation_batches(
-    cfg: DatasetConfig, feature_converter_cls: Callable[..., seqio.FeatureConverter], seed: int, most: int
-) -> Iterator[Mapping[str, np.ndarray]]:
-    """The first `most` batches of one pass over a dataset, whole in every process; the last is filled up with pads.
+class HeldOutBatches:
+    """The first `most` batches of one pass over a dataset, the same whenever iterated; the last is filled up with pads.
 
-    Every process reads everything: shares of a finite dataset differ in length, and processes must not differ in the
+    Every process reads all rows: shares of a finite dataset differ in length, and processes must not differ in the
     number of steps they take together.
     """
-    get_task(cfg)
-    dataset = get_dataset(cfg, 0, 1, feature_converter_cls, num_epochs=1, seed=seed, drop_remainder=False)
-    batches: Any = dataset.take(most).as_numpy_iterator()
-    for batch in batches:
-        missing = cfg.batch_size - len(next(iter(batch.values())))
-        yield {name: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) for name, rows in batch.items()}
+
+    def __init__(
+        self, cfg: DatasetConfig, feature_converter_cls: Callable[..., seqio.FeatureConverter], seed: int, most: int
+    ) -> None:
+        self.batch_size = cfg.batch_size
+        options = {"num_epochs": 1, "seed": seed, "drop_remainder": False}
+        self._dataset = get_dataset(cfg, 0, 1, feature_converter_cls, **options).take(most)
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        batches: Any = self._dataset.as_numpy_iterator()
+        for batch in batches:
+            missing = self.batch_size - len(next(iter(batch.values())))
+            yield {name: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) for name, rows in batch.items()}
 
 
 def save_position(batches: Batches, folder: Any) -> None:

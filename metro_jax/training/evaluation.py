@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import seqio
 
-from metro_jax.training.batches import evaluation_batches
+from metro_jax.training.batches import HeldOutBatches
 from metro_jax.training.inference import TaskEvaluator, table
 from metro_jax.training.models import BaseModel
 from metro_jax.training.partitioning import PjitPartitioner
@@ -40,6 +40,7 @@ class Evaluation:
         self.model, self.trainer, self.partitioner = model, trainer, partitioner
         self.losses_cfg = losses_cfg if num_batches else None
         self.num_batches, self.seed = num_batches, seed
+        self._batches: HeldOutBatches | None = None  # made for the first evaluation
         self.evaluator = None
         if metrics_cfg is not None:
             self.evaluator = TaskEvaluator(model, metrics_cfg, partitioner, evaluator_cls, output_dir)
@@ -58,6 +59,7 @@ class Evaluation:
         progress.evaluated(step, lines)
 
     def _losses(self, params: Any, cfg: DatasetConfig) -> Iterator[Any]:
-        batches = evaluation_batches(cfg, self.model.FEATURE_CONVERTER_CLS, self.seed, self.num_batches)
-        for index, batch in enumerate(batches):
+        if self._batches is None:
+            self._batches = HeldOutBatches(cfg, self.model.FEATURE_CONVERTER_CLS, self.seed, self.num_batches)
+        for index, batch in enumerate(self._batches):
             yield self.trainer.eval(params, self.partitioner.shard_whole_batch(batch), index)

@@ -4,6 +4,7 @@
 with `.target` (parameters), `.state.step` and `.state.param_states` (moments), which is also what a checkpoint holds.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -182,3 +183,38 @@ class MetroAdamW(OptaxWrapper):
         if clip_norm < 0:
             raise ValueError(f"clip_norm={clip_norm!r} must not be negative; 0 turns clipping off")
         super().__init__(scale_by_metro_adam(beta1, beta2, epsilon, weight_decay, clip_norm), True)
+
+
+class Adafactor(OptaxWrapper):
+    """Adafactor (arXiv 1804.04235) as optax has it, with the Trainer's learning rate; not METRO's published optimiser.
+
+    Layers are stacked in one array, so its clipping and parameter scale see all layers of a kind as one.
+
+    Args:
+        min_dim_size_to_factor: smaller dimensions keep full second moments.
+        decay_rate, clipping_threshold, multiply_by_parameter_scale, weight_decay_rate: as in `optax.adafactor`.
+    """
+
+    def __init__(
+        self,
+        min_dim_size_to_factor: int = 128,
+        decay_rate: float = 0.8,
+        multiply_by_parameter_scale: bool = True,
+        clipping_threshold: float | None = 1.0,
+        weight_decay_rate: float | None = None,
+    ) -> None:
+        update = optax.adafactor(
+            learning_rate=None,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            decay_rate=decay_rate,
+            multiply_by_parameter_scale=multiply_by_parameter_scale,
+            clipping_threshold=clipping_threshold,
+            weight_decay_rate=weight_decay_rate,
+        )
+        # optax has turned the sign already; the wrapper subtracts.
+        super().__init__(optax.chain(update, optax.scale(-1.0)), True)
+
+
+def chain(transformations: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
+    """`optax.chain` of a list, which gin can bind: `optimizers.chain.transformations = [@optax.adamw(), ...]`."""
+    return optax.chain(*transformations)

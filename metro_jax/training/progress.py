@@ -119,7 +119,7 @@ class Progress:
         self._speed.examples += examples
         if self._compiling:  # the first step says nothing about the speed of the others
             self.flush()
-            print(f"first step after {time.monotonic() - self._compiling:.1f} s", file=self._stream, flush=True)
+            self._say(f"first step after {time.monotonic() - self._compiling:.1f} s")
             self._compiling = 0.0
             self.start()
         while len(self._pending) > 1:
@@ -166,15 +166,17 @@ class Progress:
         if GRADIENT_NORM in values:
             shown.append(f"norm {values[GRADIENT_NORM]:.3g}")
         width = len(str(self.total_steps))
-        print(
+        self._say(
             f"step {step:{width}d}/{self.total_steps}  {'  '.join(shown)}  lr {values.get('learning_rate', 0.0):.2e}  "
-            f"{describe(speed)}  {clock(self._speed.seconds_per_step * (self.total_steps - step))} left",
-            file=self._stream,
-            flush=True,
+            f"{describe(speed)}  {clock(self._speed.seconds_per_step * (self.total_steps - step))} left"
         )
         if step % self.period == 0:  # a line cut short by the end of the run does not end its period
             self._sums = {}
         self.start()
+
+    def _say(self, line: str) -> None:
+        if self._writes:
+            print(line, file=self._stream, flush=True)
 
     def write(self, step: int, lines: Mapping[str, Mapping[str, float]]) -> None:
         """A line of METRICS_FILE per split, all at once, and a point per metric in TensorBoard's folder of it."""
@@ -203,7 +205,7 @@ class Progress:
                 pair[1] += float(count)
         values = _averages(sums)
         shown = "  ".join(f"{key} {rounded(key, values[key]):.3f}" for key in SHOWN if key in values)
-        print(f"eval of {name} after step {step}: {shown}", file=self._stream, flush=True)
+        self._say(f"eval of {name} after step {step}: {shown}")
         return values
 
     def evaluated(self, step: int, lines: Mapping[str, Mapping[str, float]]) -> None:

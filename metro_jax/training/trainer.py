@@ -137,17 +137,19 @@ class Trainer:
         with self.partitioner.context():
             return self._eval(params, batch, index)
 
-    def flops_per_step(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """Floating point operations that the model needs for one update of a batch of these shapes, on all devices.
+    def flops_per_step(self, batch: Mapping[str, Any]) -> float:
+        """Floating point operations that the model needs for one update, on all devices together.
 
         Matrix products of the forward pass, three times: recomputation and the optimiser are not the model's.
+
+        Args:
+            batch: arrays or their shapes and types.
         """
-        batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
         with self.partitioner.context():
             return BACKWARD_FACTOR * dot_flops(
                 lambda params, rows: self.model.loss_sums(params, rows, self.key()).total,
                 self.abstract_state.target,
-                batch,
+                dict(batch),
             )
 
     def _train_step(self, state: Optimizer, batch: Batch) -> tuple[Optimizer, Metrics]:

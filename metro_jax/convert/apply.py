@@ -266,6 +266,27 @@ def to_tensors(
     return tensors
 
 
+def watched(params: Mapping[str, Any], dtype: str, tick: Callable[[int], None]) -> dict[str, Any]:
+    """A lazy tree as dtype ("stored" changes nothing), which tells `tick` the bytes of every leaf that was read."""
+    check_dtype(dtype, "stored")
+
+    def watch(path: str, leaf: LazyTensor) -> LazyTensor:
+        def read() -> np.ndarray:
+            array = cast(path, np.asarray(leaf), kind)
+            tick(leaf.nbytes)
+            return array
+
+        kind = leaf.dtype if dtype == "stored" else DTYPES[dtype]
+        return LazyTensor(leaf.shape, kind, read, (leaf.identity, str(kind)))
+
+    flat: dict[str, Any] = {}
+    for path, leaf in flatten(params).items():
+        parts = leaf.parts if isinstance(leaf, LazyStack) else (leaf,)
+        watching = [watch(path, part) for part in parts]
+        flat[path] = LazyStack(watching) if isinstance(leaf, LazyStack) else watching[0]
+    return nest(flat)
+
+
 def check_dtype(dtype: str, *more: str) -> None:
     """Raises a ConversionError for a number type that weights are not stored in."""
     known = (*[name for name in DTYPES if name != "float64"], *more)

@@ -116,7 +116,7 @@ def fairseq_rules(pretraining: PretrainingConfig | None = None) -> tuple[Rule, .
     return (*rules, *linear("rtd_head", "rtd_head/out", "1 d"))
 
 
-def _sizes(config: MetroConfig, pretraining: PretrainingConfig | None) -> Sizes:
+def fairseq_sizes(config: MetroConfig, pretraining: PretrainingConfig | None) -> Sizes:
     sizes = sizes_of(config)
     return sizes if pretraining is None else sizes | {"G": pretraining.generator_layers}
 
@@ -130,7 +130,11 @@ def read_fairseq_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, LazyTen
     Raises:
         ConversionError: unsafe, damaged or too old (see `pickle_reader`), or without the entry `model`.
     """
-    root = read_torch(path, records=is_config_class)
+    return split_fairseq(path, read_torch(path, records=is_config_class))
+
+
+def split_fairseq(path: str | pathlib.Path, root: Any) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
+    """State dict and configuration of what a `.pt` file holds."""
     if type(root) is not dict or type(root.get("model")) is not dict:
         found = ", ".join(map(repr, list(root)[:10])) if type(root) is dict else f"a {type(root).__name__}"
         raise ConversionError(
@@ -240,7 +244,7 @@ def _state_dict(
 ) -> dict[str, Tensor]:
     stacks = ("encoder", "decoder") if pretraining is None else ("encoder", "decoder", _AUXILIARY)
     return {
-        **to_tensors(fairseq_rules(pretraining), _sizes(config, pretraining), params, dtype),
+        **to_tensors(fairseq_rules(pretraining), fairseq_sizes(config, pretraining), params, dtype),
         **{f"{stack}.version": _VERSION.copy() for stack in stacks},
     }
 

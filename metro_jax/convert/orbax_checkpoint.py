@@ -7,7 +7,6 @@ is written has parameters only, which is what finetuning starts from (INITIAL_CH
 import asyncio
 import contextlib
 import logging
-import math
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metro_jax.convert.errors import ConversionError, MissingFileError
+from metro_jax.convert.errors import ConversionError
 from metro_jax.convert.lazy import LazyStack, LazyTensor
 from metro_jax.convert.rules import flatten, nest
 
@@ -64,8 +63,8 @@ def read_orbax(folder: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     }
     if not leaves:
         raise ConversionError(
-            f"{folder}: holds no parameters (a tree {TARGET}/...) but {', '.join(sorted(_branches(flat))) or 'nothing'}; "
-            "give a checkpoint_<step> folder of metro_jax.train"
+            f"{folder}: holds no parameters (a tree {TARGET}/...), only {', '.join(sorted(_branches(flat))) or 'nothing'}"
+            "; give a checkpoint_<step> folder of metro_jax.train"
         )
     params = {
         path: LazyTensor(
@@ -137,11 +136,6 @@ def _as_lazy(path: str, value: Any) -> LazyTensor:
     if not isinstance(value, LazyTensor | LazyStack):
         value = np.asarray(value)
     return LazyTensor(value.shape, value.dtype, lambda: np.asarray(value), path)
-
-
-def count_bytes(params: Mapping[str, Any]) -> int:
-    """Bytes of all parameters."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in flatten(params).values())
 
 
 @contextlib.contextmanager

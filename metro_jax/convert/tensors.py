@@ -50,7 +50,11 @@ def open_file(path: pathlib.Path) -> dict[str, LazyTensor]:
     # safetensors: 8 bytes of length, then JSON. Anything else is torch's, or torch's reader says what it is instead.
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return read_safetensors(path)
-    root = read_torch(path)
+    return state_dict(path, read_torch(path))
+
+
+def state_dict(path: pathlib.Path, root: Any) -> dict[str, LazyTensor]:
+    """What a torch file holds, if it is a flat state dict."""
     if type(root) is not dict:
         raise ConversionError(f"{path}: holds a {type(root).__name__}, not a state dict (names to tensors)")
     others = [

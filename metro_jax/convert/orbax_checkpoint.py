@@ -62,9 +62,10 @@ def read_orbax(folder: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         if path.startswith(f"{TARGET}/") and leaf is not None
     }
     if not leaves:
+        found = ", ".join(sorted(_branches(flat))) or "nothing"
         raise ConversionError(
-            f"{folder}: holds no parameters (a tree {TARGET}/...), only {', '.join(sorted(_branches(flat))) or 'nothing'}"
-            "; give a checkpoint_<step> folder of metro_jax.train"
+            f"{folder}: holds no parameters (a tree {TARGET}/...), only {found}; give a checkpoint_<step> folder of "
+            "metro_jax.train"
         )
     params = {
         path: LazyTensor(
@@ -117,7 +118,7 @@ def write_orbax(folder: pathlib.Path, params: Mapping[str, Any]) -> None:
             """Orbax copies all arrays before it writes the first, and writes them all at once; this one does not."""
 
             async def _background_serialize(self, values: Any, infos: Any, args: Any = None) -> None:
-                for value, info, arg in zip(values, infos, args or [None] * len(values), strict=True):
+                for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
                     array = await asyncio.to_thread(np.asarray, value)
                     await super()._background_serialize([array], [info], [arg])
 

@@ -83,6 +83,28 @@ def open_checkpoint(path: str | pathlib.Path, config: str | pathlib.Path | None 
     return _open_file(path)
 
 
+def load_model(path: str | pathlib.Path) -> tuple[MetroConfig, dict[str, Any], pathlib.Path]:
+    """What inference needs of a checkpoint: configuration, the main model's parameters in float32, vocabulary folder.
+
+    Raises:
+        MissingFileError: the checkpoint is not there, or brings no vocabulary.
+        ConversionError: as of `open_checkpoint`.
+    """
+    source = open_checkpoint(path)
+    if source.vocabulary is None:
+        raise MissingFileError(
+            f"{path}: no vocabulary ({', '.join(VOCABULARY)}) beside the weights; make a folder that has both with "
+            f"`metro-jax convert {path} FOLDER --to hub --vocab VOCABULARY_FOLDER`"
+        )
+    params = {
+        name: np.asarray(leaf, np.float32)
+        for name, leaf in flatten(source.params).items()
+        if not name.startswith(("generator/", "rtd_head/"))
+    }
+    # Who answers texts hides pads by a mask, as the Hub form does (spec 2.6).
+    return source.config.replace(padding="hub"), nest(params), source.vocabulary
+
+
 def _open_folder(folder: pathlib.Path) -> Source:
     if any((folder / name).exists() for name in WEIGHTS):
         tensors, files = open_tensors(folder)

@@ -6,7 +6,9 @@ is written has parameters only, which is what finetuning starts from (INITIAL_CH
 
 import asyncio
 import contextlib
+import functools
 import logging
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ from metro_jax.convert.errors import ConversionError
 from metro_jax.convert.lazy import LazyStack, LazyTensor
 from metro_jax.convert.rules import flatten, nest
 
+SMALL = 2**18  # bytes; of base++ in float32, all but the matrices
 STATE, TARGET, PREFIX = "state", "target", "checkpoint"
 
 
@@ -67,14 +70,17 @@ def read_orbax(folder: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
             f"{folder}: holds no parameters (a tree {TARGET}/...), only {found}; give a checkpoint_<step> folder of "
             "metro_jax.train"
         )
+    shapes = {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in leaves.items()}
+    # Each read opens the checkpoint anew: what is small is read together, with the first of it.
+    small = {path: kind for path, kind in shapes.items() if math.prod(kind[0]) * kind[1].itemsize <= SMALL}
+    together = functools.cache(lambda: _read(folder, small))
+
+    def read(path: str) -> np.ndarray:
+        return together()[path] if path in small else _read(folder, {path: shapes[path]})[path]
+
     params = {
-        path: LazyTensor(
-            tuple(leaf.shape),
-            np.dtype(leaf.dtype),
-            lambda path=path, leaf=leaf: _read_leaf(folder, path, tuple(leaf.shape), np.dtype(leaf.dtype)),
-            (str(folder), path),
-        )
-        for path, leaf in leaves.items()
+        path: LazyTensor(shape, dtype, functools.partial(read, path), (str(folder), path))
+        for path, (shape, dtype) in shapes.items()
     }
     return nest(params), tuple(sorted(_branches(flat) - {TARGET}))
 
@@ -83,20 +89,21 @@ def _branches(flat: Mapping[str, Any]) -> set[str]:
     return {path.split("/")[0] for path, leaf in flat.items() if leaf is not None}
 
 
-def _read_leaf(folder: pathlib.Path, path: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _read(folder: pathlib.Path, wanted: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, np.ndarray]:
+    """Some of the parameters, by path."""
     with _quiet():
         import jax
         import orbax.checkpoint as ocp
         from etils import epath
 
-        wanted = nest({f"{TARGET}/{path}": jax.ShapeDtypeStruct(shape, dtype)})
-        how = nest({f"{TARGET}/{path}": ocp.RestoreArgs(restore_type=np.ndarray)})
-        args = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+        tree = nest({f"{TARGET}/{path}": jax.ShapeDtypeStruct(*kind) for path, kind in wanted.items()})
+        how = nest({f"{TARGET}/{path}": ocp.RestoreArgs(restore_type=np.ndarray) for path in wanted})
+        args = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
         try:
             restored = ocp.PyTreeCheckpointHandler().restore(epath.Path(folder).absolute() / STATE, args=args)
         except Exception as error:
             raise _damaged(folder, error) from error
-    return np.asarray(flatten(restored)[f"{TARGET}/{path}"])
+    return {path.removeprefix(f"{TARGET}/"): np.asarray(leaf) for path, leaf in flatten(restored).items()}
 
 
 def _damaged(folder: pathlib.Path, error: Exception) -> ConversionError:
@@ -141,10 +148,10 @@ def _as_lazy(path: str, value: Any) -> LazyTensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's notes about its own housekeeping off the terminal."""
+    """Keeps Orbax's notes off the terminal: its housekeeping, and errors that it logs before it raises them."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

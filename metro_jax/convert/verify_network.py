@@ -87,7 +87,7 @@ def run_network(source: Source, prompts: Prompts) -> Answers:
         }
     )
     encoder, decoder, logits = _forward(params, config, prompts.tokens, prompts.mask, prompts.decoder_tokens)
-    encoded = _encode(params, config, prompts.tokens, prompts.mask)
+    encoded = encoder[-1]
     texts = greedy_texts(
         lambda written: np.asarray(_decode(params, config, written, encoded, prompts.mask)), config, prompts
     )
@@ -99,11 +99,6 @@ def _forward(params: Any, config: MetroConfig, tokens: Any, mask: Any, decoder_t
     model: Any = EncoderDecoder(config, collect=True)
     _, decoded, encoder, decoder = model.apply({"params": params}, tokens, decoder_tokens, mask, method="hidden_states")
     return encoder, decoder, model.apply({"params": params}, decoded, method="project")
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _encode(params: Any, config: MetroConfig, tokens: Any, mask: Any) -> Any:
-    return EncoderDecoder(config).apply({"params": params}, tokens, mask, method="encode")
 
 
 @functools.partial(jax.jit, static_argnames="config")

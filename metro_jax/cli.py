@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
+from metro_jax.convert import command as convert_command
 from metro_jax.version import __version__
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -55,11 +56,6 @@ def _text(value: str) -> str:
 def _load(arguments: argparse.Namespace) -> Any:
     from metro_jax import MetroT0
 
-    if not pathlib.Path(arguments.model).is_dir():
-        raise FileNotFoundError(
-            f"{arguments.model}: there is no such folder; give a Hub-format folder, such as the model/ that "
-            "`metro-jax quickstart` writes"
-        )
     return MetroT0.from_pretrained(arguments.model, dtype=arguments.dtype)
 
 
@@ -179,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask = command("ask", _ask, "Generate answers to one or more texts.")
     rank = command("rank", _rank, "Rank choices by their probability, as the zero-shot evaluation does.")
     for parser_of_model in (ask, rank):
-        parser_of_model.add_argument("model", metavar="MODEL", help="a Hub-format folder")
+        parser_of_model.add_argument("model", metavar="MODEL", help="a folder, or a name of the Hub: owner/name")
         parser_of_model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     ask.add_argument("text", metavar="TEXT", nargs="+", help="a prompt; - reads standard input")
     ask.add_argument("--max-new-tokens", type=int, default=256)
@@ -187,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     rank.add_argument("text", metavar="TEXT", help="a prompt; - reads standard input")
     rank.add_argument("choices", metavar="CHOICE", nargs="+", help="one or more texts")
 
+    convert_command.add_parser(commands)
     command("doctor", _doctor, "Versions, devices, memory, and which extras are installed.")
     return parser
 

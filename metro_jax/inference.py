@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from metro_jax.convert import load_hub_folder, save_hub_folder
+from metro_jax.convert import find_model, load_model, save_hub_folder
 from metro_jax.decoding import Beam, Decoded, Greedy, Options, bucket_batch, bucket_length, decode
 from metro_jax.model.cache import decode_step, init_cache, reorder, unstack_decoder
 from metro_jax.model.config import MetroConfig
@@ -118,28 +118,28 @@ class MetroT0:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        model: str | os.PathLike[str],
         *,
         dtype: str = "float32",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
         mesh: jax.sharding.Mesh | None = None,
     ) -> Self:
-        """Reads a Hub-format folder: config.json, weights, vocabulary. Nothing in it is ever executed.
+        """Reads a model of the Hub, a Hub-format folder, or a checkpoint of metro_jax. No code in it is ever executed.
 
         Args:
+            model: a name such as "gonglinyuan/metro_t0pp_basepp", or a folder with weights and vocabulary.
             dtype: of weights and computation: "float32", "bfloat16" or "float16".
+            revision, token, cache_dir, local_files_only: of the Hub, see `convert.download.find_model`.
 
         Raises:
-            ConversionError, ValueError, OSError: what is missing or does not fit, by name.
+            ConversionError, ValueError, OSError: what is missing, cannot be had or does not fit, by name.
         """
-        folder = pathlib.Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder}: there is no such folder; a model of the Hub has to be downloaded first, for example with "
-                f"`hf download {folder} --local-dir FOLDER`"
-            )
-        config, params, _ = load_hub_folder(folder)
-        tokenizer = MetroTokenizer.from_pretrained(folder)
-        return cls(config.replace(dtype=dtype), params, tokenizer, mesh)
+        hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        config, params, vocabulary = load_model(find_model(model, **hub))
+        return cls(config.replace(dtype=dtype), params, MetroTokenizer.from_pretrained(vocabulary), mesh)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: str = "float32", overwrite: bool = False

@@ -25,7 +25,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("quickstart", "ask", "rank", "doctor"))
+    assert all(name in done.stdout for name in ("quickstart", "ask", "rank", "convert", "doctor"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metro_jax.convert.errors import ConversionError, TensorMismatchError
-from metro_jax.convert.lazy import DTYPES, FLOATS, LazyTensor, same_values
+from metro_jax.convert.lazy import DTYPES, FLOATS, LazyStack, LazyTensor, same_values
 from metro_jax.convert.rules import Rule, Sizes, Tensor, flatten, nest, param_shapes
 
 # The first number in a name is the layer: "encoder.block.3.layer.0.layer_norm.weight".
@@ -153,19 +153,31 @@ def to_params(plan: Plan, tensors: Mapping[str, Tensor], dtype: str = "float32")
     Raises:
         ConversionError: tied tensors that must agree do not, or a value does not fit into dtype.
     """
+    return nest({path: np.array(leaf) for path, leaf in flatten(to_lazy_params(plan, tensors, dtype)).items()})
+
+
+def to_lazy_params(plan: Plan, tensors: Mapping[str, Tensor], dtype: str = "float32") -> dict[str, Any]:
+    """The parameter tree with leaves that are read, one layer at a time, when they are used; otherwise `to_params`."""
     check_dtype(dtype, "stored")
     check_tied(plan, tensors)
-    flat = {}
+
+    def lazy(rule: Rule, name: str, kind: np.dtype) -> LazyTensor:
+        shape = rule.layer_shape(plan.sizes)
+        return LazyTensor(
+            shape,
+            kind,
+            lambda: rule.change.to_param(cast(name, np.asarray(tensors[name]), kind), shape),
+            (id(tensors), name, str(kind)),
+        )
+
+    flat: dict[str, LazyTensor | LazyStack] = {}
     for rule in plan.rules:
         names = plan.sources[rule.param]
         if not rule.layers:
             names = names[:1]
         kind = np.result_type(*(tensors[name].dtype for name in names)) if dtype == "stored" else DTYPES[dtype]
-        shape = rule.layer_shape(plan.sizes)
-        out = np.empty((len(names), *shape), kind)
-        for i, name in enumerate(names):
-            out[i] = rule.change.to_param(cast(name, np.asarray(tensors[name]), kind), shape)
-        flat[rule.param] = out if rule.layers else out[0]
+        parts = [lazy(rule, name, kind) for name in names]
+        flat[rule.param] = LazyStack(parts) if rule.layers else parts[0]
     return nest(flat)
 
 
@@ -186,13 +198,16 @@ def check_tied(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
 # -- from parameters to stored tensors
 
 
-def check_params(rules: tuple[Rule, ...], sizes: Sizes, params: Mapping[str, Any], what: str) -> dict[str, np.ndarray]:
-    """The flat tree as NumPy arrays, if it has exactly the entries and shapes of the table.
+def check_params(rules: tuple[Rule, ...], sizes: Sizes, params: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The flat tree, its leaves NumPy arrays or lazy, if it has exactly the entries and shapes of the table.
 
     Raises:
         TensorMismatchError: entries are missing, unknown, misshapen or of a wrong type; all of them are listed.
     """
-    flat = {path: np.asarray(value) for path, value in flatten(params).items()}
+    flat = {
+        path: value if isinstance(value, LazyTensor | LazyStack) else np.asarray(value)
+        for path, value in flatten(params).items()
+    }
     expected = param_shapes(rules, sizes)
     known = {path: value for path, value in flat.items() if path in expected}
     unknown = [path for path in flat if path not in expected]
@@ -220,20 +235,27 @@ def to_tensors(
 ) -> dict[str, LazyTensor]:
     """The stored tensors by name, each computed when it is used; tied names share one.
 
+    Args:
+        dtype: as of `to_params`; "stored" keeps what each parameter has.
+        copies: give tied tensors under all of their names.
+
     Raises:
         TensorMismatchError: the parameters do not fit the table.
         ConversionError: when a tensor is used and a value does not fit into dtype.
     """
-    check_dtype(dtype)
+    check_dtype(dtype, "stored")
     flat = check_params(rules, sizes, params, "the parameters")
-    kind = DTYPES[dtype]
     tensors: dict[str, LazyTensor] = {}
 
     def lazy(rule: Rule, name: str, layer: int | None) -> LazyTensor:
         shape = rule.tensor_shape(sizes)
         value = flat[rule.param] if layer is None else flat[rule.param][layer]
+        kind = value.dtype if dtype == "stored" else DTYPES[dtype]
         return LazyTensor(
-            shape, kind, lambda: cast(name, rule.change.to_tensor(value, shape), kind), (id(flat), rule.param, layer)
+            shape,
+            kind,
+            lambda: cast(name, rule.change.to_tensor(np.asarray(value), shape), kind),
+            (id(flat), rule.param, layer),
         )
 
     for rule in rules:
@@ -242,6 +264,27 @@ def to_tensors(
         else:
             tensors |= dict.fromkeys(rule.names if copies else rule.names[:1], lazy(rule, rule.tensor, None))
     return tensors
+
+
+def watched(params: Mapping[str, Any], dtype: str, tick: Callable[[int], None]) -> dict[str, Any]:
+    """A lazy tree as dtype ("stored" changes nothing), which tells `tick` the bytes of every leaf that was read."""
+    check_dtype(dtype, "stored")
+
+    def watch(path: str, leaf: LazyTensor) -> LazyTensor:
+        def read() -> np.ndarray:
+            array = cast(path, np.asarray(leaf), kind)
+            tick(leaf.nbytes)
+            return array
+
+        kind = leaf.dtype if dtype == "stored" else DTYPES[dtype]
+        return LazyTensor(leaf.shape, kind, read, (leaf.identity, str(kind)))
+
+    flat: dict[str, Any] = {}
+    for path, leaf in flatten(params).items():
+        parts = leaf.parts if isinstance(leaf, LazyStack) else (leaf,)
+        watching = [watch(path, part) for part in parts]
+        flat[path] = LazyStack(watching) if isinstance(leaf, LazyStack) else watching[0]
+    return nest(flat)
 
 
 def check_dtype(dtype: str, *more: str) -> None:

@@ -13,12 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from metro_jax.convert.apply import HINT, match, to_params, to_tensors
+from metro_jax.convert.apply import HINT, match, to_lazy_params, to_params, to_tensors
 from metro_jax.convert.errors import ConversionError
-from metro_jax.convert.fairseq_config import first_of, is_config_class, main_config, model_section, plain, said_sharing
+from metro_jax.convert.fairseq_config import (
+    first_of,
+    is_config_class,
+    main_config,
+    metro_config_to_fairseq,
+    model_section,
+    plain,
+    said_sharing,
+)
 from metro_jax.convert.lazy import LazyTensor, same_values
 from metro_jax.convert.pickle_reader import read_torch
 from metro_jax.convert.rules import SWAP_ROWS, Rule, Sizes, Tensor, attention, linear, norm, sizes_of, table
+from metro_jax.convert.torch_writer import write_torch
 from metro_jax.model.config import SHARING, MetroConfig, PretrainingConfig
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -107,7 +116,7 @@ def fairseq_rules(pretraining: PretrainingConfig | None = None) -> tuple[Rule, .
     return (*rules, *linear("rtd_head", "rtd_head/out", "1 d"))
 
 
-def _sizes(config: MetroConfig, pretraining: PretrainingConfig | None) -> Sizes:
+def fairseq_sizes(config: MetroConfig, pretraining: PretrainingConfig | None) -> Sizes:
     sizes = sizes_of(config)
     return sizes if pretraining is None else sizes | {"G": pretraining.generator_layers}
 
@@ -121,7 +130,11 @@ def read_fairseq_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, LazyTen
     Raises:
         ConversionError: unsafe, damaged or too old (see `pickle_reader`), or without the entry `model`.
     """
-    root = read_torch(path, records=is_config_class)
+    return split_fairseq(path, read_torch(path, records=is_config_class))
+
+
+def split_fairseq(path: str | pathlib.Path, root: Any) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
+    """State dict and configuration of what a `.pt` file holds."""
     if type(root) is not dict or type(root.get("model")) is not dict:
         found = ", ".join(map(repr, list(root)[:10])) if type(root) is dict else f"a {type(root).__name__}"
         raise ConversionError(
@@ -141,6 +154,7 @@ def fairseq_to_params(
     *,
     dtype: str = "float32",
     main_only: bool = False,
+    lazy: bool = False,
 ) -> tuple[MetroConfig, PretrainingConfig | None, dict[str, Any]]:
     """A state dict of the training form to configuration and parameters.
 
@@ -149,6 +163,7 @@ def fairseq_to_params(
         cfg: the saved configuration, whole or its model section; None and absent fields are allowed.
         dtype: of the parameters; "stored" keeps each tensor's.
         main_only: leave generator and RTD head out.
+        lazy: give parameters that are read when they are used.
 
     Returns:
         The configuration of the main model, what pretraining added (None if nothing), the parameter tree.
@@ -172,7 +187,8 @@ def fairseq_to_params(
     config = main_config(plan.sizes, section, overwritten=bool(extra))
     if pretraining is not None:
         pretraining = pretraining.replace(generator_layers=plan.sizes["G"])
-    return config, pretraining, to_params(plan, tensors, dtype)
+    read = to_lazy_params if lazy else to_params
+    return config, pretraining, read(plan, tensors, dtype)
 
 
 def _pretraining(tensors: Mapping[str, Tensor], section: Mapping[str, Any]) -> PretrainingConfig:
@@ -215,12 +231,50 @@ def params_to_fairseq(
         TensorMismatchError: the parameters do not fit the configuration.
         ConversionError: a value does not fit into dtype.
     """
-    lazy = to_tensors(fairseq_rules(pretraining), _sizes(config, pretraining), params, dtype)
+    lazy = _state_dict(config, params, pretraining, dtype)
     arrays: dict[int, np.ndarray] = {}
     for tensor in lazy.values():
         if id(tensor) not in arrays:
             arrays[id(tensor)] = np.asarray(tensor)
+    return {name: arrays[id(tensor)] for name, tensor in lazy.items()}
+
+
+def _state_dict(
+    config: MetroConfig, params: Mapping[str, Any], pretraining: PretrainingConfig | None, dtype: str
+) -> dict[str, Tensor]:
     stacks = ("encoder", "decoder") if pretraining is None else ("encoder", "decoder", _AUXILIARY)
-    return {name: arrays[id(tensor)] for name, tensor in lazy.items()} | {
-        f"{stack}.version": _VERSION.copy() for stack in stacks
+    return {
+        **to_tensors(fairseq_rules(pretraining), fairseq_sizes(config, pretraining), params, dtype),
+        **{f"{stack}.version": _VERSION.copy() for stack in stacks},
     }
+
+
+def write_fairseq_checkpoint(
+    path: str | pathlib.Path,
+    config: MetroConfig,
+    params: Mapping[str, Any],
+    pretraining: PretrainingConfig | None = None,
+    *,
+    dtype: str = "stored",
+    sentinels: int = 512,
+) -> None:
+    """A `.pt` file as fairseq saves and loads it, tensor by tensor; there is no optimiser state in it.
+
+    Args:
+        dtype: as of `params_to_fairseq`; "stored" keeps what each parameter has.
+        sentinels: of the vocabulary, which fairseq counts by the task's tokens_per_sample (spec 9.1).
+    """
+    task = {"tokens_per_sample": sentinels}
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    root = {
+        "args": None,
+        "cfg": {
+            "task": task if pretraining is None else {"_name": "t5_metro", **task},
+            "model": metro_config_to_fairseq(config, pretraining),
+        },
+        "model": _state_dict(config, params, pretraining, dtype),
+        "optimizer_history": [history],
+        "last_optimizer_state": None,
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
+    write_torch(path, root)

@@ -115,6 +115,8 @@ def metro_config_to_fairseq(config: MetroConfig, pretraining: PretrainingConfig 
         "attention_dropout": config.attention_dropout_rate,
         "activation_dropout": config.mlp_dropout_rate,
         "activation_fn": "relu",
+        "share_all_embeddings": True,
+        "share_decoder_input_output_embed": True,
     }
     if pretraining is None:
         return section

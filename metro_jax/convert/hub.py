@@ -10,15 +10,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from metro_jax.convert.apply import check_dtype, match, to_params, to_tensors
-from metro_jax.convert.errors import FolderExistsError
+from metro_jax.convert.apply import check_dtype, match, to_lazy_params, to_params, to_tensors
+from metro_jax.convert.folders import complete_folder
 from metro_jax.convert.hub_config import hub_config_to_metro, metro_config_to_hub
 from metro_jax.convert.lazy import same_values
 from metro_jax.convert.rules import (
@@ -133,14 +131,20 @@ def hub_to_params(
     *,
     dtype: str = "float32",
     what: str = "the Hub checkpoint",
+    lazy: bool = False,
 ) -> tuple[MetroConfig, dict[str, Any], tuple[str, ...]]:
-    """Tensors with Hub names and the contents of config.json to configuration, parameters and notes."""
+    """Tensors with Hub names and the contents of config.json to configuration, parameters and notes.
+
+    Args:
+        lazy: give parameters that are read when they are used.
+    """
     plan = match(HUB_RULES, tensors, what)
     metro = hub_config_to_metro(config, f"{what}: config.json", config_fields(plan.sizes))
     first, *others = plan.sources["token_embedding"]
     differing = [name for name in others if not same_values(tensors[first], tensors[name])]
     notes = [f"{first} is used; these copies of it differ and are ignored: {', '.join(differing)}"] if differing else []
-    return metro, to_params(plan, tensors, dtype), tuple(notes)
+    read = to_lazy_params if lazy else to_params
+    return metro, read(plan, tensors, dtype), tuple(notes)
 
 
 # -- writing
@@ -167,7 +171,7 @@ def save_hub_folder(
 
     Args:
         tokenizer: anything with `save_pretrained(folder)`; None writes no tokenizer files.
-        dtype: "float32" is lossless, "float16" is what the published checkpoints have.
+        dtype: "float32" is lossless, "float16" is what the published checkpoints have, "stored" is what params have.
         overwrite: replace a folder that already holds a checkpoint (a config.json), with all that is in it.
 
     Raises:
@@ -175,20 +179,10 @@ def save_hub_folder(
         TensorMismatchError: the parameters do not fit the configuration; all misfits are listed.
         ConversionError: a value does not fit into dtype.
     """
-    folder = pathlib.Path(os.path.realpath(folder))
-    check_dtype(dtype)
+    check_dtype(dtype, "stored")
     sizes = sizes_of(config)
     tensors = to_tensors(HUB_RULES, sizes, _main_model(params), dtype, copies=False)
-    _check_free(folder, overwrite)
-    created = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the destination; inside it where that is an empty folder, which may be a mount or somebody's work folder.
-    place = folder if _is_empty(folder) else folder.parent
-    building = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=place))
-    try:
-        if tokenizer is not None:
-            tokenizer.save_pretrained(building)
-        _write_json(building / "config.json", metro_config_to_hub(config))
+    with complete_folder(folder, overwrite=overwrite) as building:
         _write_json(
             building / "generation_config.json",
             {
@@ -198,17 +192,15 @@ def save_hub_folder(
                 "transformers_version": "4.28.1",
             },
         )
+        if tokenizer is not None:
+            tokenizer.save_pretrained(building)
+        _write_json(building / "config.json", metro_config_to_hub(config))
         write_safetensors(building / "model.safetensors", tensors, {"format": "pt"})
-        _move(building, folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        for parent in created:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
-        raise
     rows = config.position_rows
     notes = (f"position tables of {rows} rows: the original PyTorch code loads only 1026",) if rows != 1026 else ()
-    return CheckpointInfo((folder / "model.safetensors",), count_parameters(HUB_RULES, sizes), (dtype,), notes)
+    dtypes = tuple(sorted({str(tensor.dtype) for tensor in tensors.values()}))
+    written = pathlib.Path(os.path.realpath(folder)) / "model.safetensors"
+    return CheckpointInfo((written,), count_parameters(HUB_RULES, sizes), dtypes, notes)
 
 
 def _main_model(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,57 +209,3 @@ def _main_model(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _check_free(folder: pathlib.Path, overwrite: bool) -> None:
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if not folder.is_dir():
-        raise FolderExistsError(f"{folder}: is a file; choose another destination")
-    names = sorted(path.name for path in folder.iterdir())
-    if not names:
-        return
-    holds = f"holds {len(names)} entries ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-    if not overwrite:
-        raise FolderExistsError(f"{folder}: {holds}; choose an empty folder, or pass overwrite=True to replace it")
-    if "config.json" not in names:
-        raise FolderExistsError(f"{folder}: {holds} and no config.json, so it is not a checkpoint and is not replaced")
-
-
-def _is_empty(folder: pathlib.Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
-
-
-def _move(building: pathlib.Path, folder: pathlib.Path) -> None:
-    """Put the finished folder in its place; an old one is kept until the new one stands."""
-    if building.parent == folder:
-        _move_out(building, folder)
-        return
-    mask = os.umask(0)
-    os.umask(mask)
-    building.chmod(0o777 & ~mask)  # mkdtemp makes folders private
-    if not folder.exists():
-        os.replace(building, folder)
-        return
-    old = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    os.replace(folder, old)
-    try:
-        os.replace(building, folder)
-    except BaseException:
-        os.replace(old, folder)
-        raise
-    shutil.rmtree(old)
-
-
-def _move_out(building: pathlib.Path, folder: pathlib.Path) -> None:
-    """Move finished files one level up, config.json last: without it the folder is no checkpoint."""
-    moved = []
-    try:
-        for path in sorted(building.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, folder / path.name)
-            moved.append(folder / path.name)
-    except BaseException:
-        for path in moved:
-            path.unlink()
-        raise
-    building.rmdir()

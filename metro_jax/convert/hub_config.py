@@ -5,10 +5,8 @@ from typing import Any
 
 from metro_jax.convert.errors import ConversionError
 from metro_jax.model.config import MetroConfig
+from metro_jax.text.config import CODE_REPOSITORY
 from metro_jax.text.ids import swap_ids
-
-# Whoever loads an exported folder in PyTorch gets the original code, from the repository that holds it.
-_CODE = "gonglinyuan/metro_t0pp_basepp--"
 
 # Fields of config.json that the tensors decide; what they stand for in MetroConfig.
 _SIZE_FIELDS = {
@@ -119,8 +117,8 @@ def metro_config_to_hub(config: MetroConfig) -> dict[str, Any]:
     return {
         "architectures": ["FairseqT5ForConditionalGeneration"],
         "auto_map": {
-            "AutoConfig": f"{_CODE}configuration_fairseq_t5.FairseqT5Config",
-            "AutoModelForSeq2SeqLM": f"{_CODE}modeling_fairseq_t5.FairseqT5ForConditionalGeneration",
+            "AutoConfig": f"{CODE_REPOSITORY}--configuration_fairseq_t5.FairseqT5Config",
+            "AutoModelForSeq2SeqLM": f"{CODE_REPOSITORY}--modeling_fairseq_t5.FairseqT5ForConditionalGeneration",
         },
         "d_ff": config.d_ff,
         "d_kv": config.head_dim,

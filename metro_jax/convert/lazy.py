@@ -1,6 +1,7 @@
 """Arrays that are read when they are needed, so that a checkpoint never lies in memory twice."""
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +34,14 @@ class LazyTensor:
     def ndim(self) -> int:
         return len(self.shape)
 
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         array = self._read()
         if dtype is not None and np.dtype(dtype) != array.dtype:
@@ -41,6 +50,33 @@ class LazyTensor:
 
     def __repr__(self) -> str:
         return f"LazyTensor(shape={self.shape}, dtype={self.dtype})"
+
+
+class LazyStack:
+    """Lazy tensors of one shape and type, stacked on a leading axis of layers; `stack[i]` reads nothing yet."""
+
+    __slots__ = ("dtype", "parts", "shape")
+
+    def __init__(self, parts: Sequence[LazyTensor]) -> None:
+        self.parts = tuple(parts)
+        self.shape = (len(self.parts), *self.parts[0].shape)
+        self.dtype = self.parts[0].dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, layer: int) -> LazyTensor:
+        return self.parts[layer]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        array = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for layer, part in enumerate(self.parts):
+            array[layer] = np.asarray(part)
+        return array
+
+    def __repr__(self) -> str:
+        return f"LazyStack(shape={self.shape}, dtype={self.dtype})"
 
 
 def same_values(a: LazyTensor | np.ndarray, b: LazyTensor | np.ndarray) -> bool:

@@ -5,7 +5,9 @@ the header; `__metadata__` holds text ({"format": "pt"} for PyTorch weights). Re
 library, which checks the header; writing is done here, because the library wants all tensors in memory at once.
 """
 
+import functools
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -53,34 +55,54 @@ def read_safetensors(path: str | pathlib.Path) -> dict[str, LazyTensor]:
         raise ConversionError(
             f"{path}: number type {', '.join(strange)} is not supported; known are {', '.join(CODES)}"
         )
+    offsets = _offsets(path)
     return {
         name: LazyTensor(
             tuple(part.get_shape()),
             CODES[part.get_dtype()],
-            lambda name=name: handle.get_tensor(name),
+            functools.partial(_read, path, offsets[name], CODES[part.get_dtype()], tuple(part.get_shape())),
             (str(path), name),
         )
         for name, part in parts.items()
     }
 
 
+def _offsets(path: pathlib.Path) -> dict[str, int]:
+    """Where each tensor begins, in a file whose header the library has checked."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _read(path: pathlib.Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """One tensor. The library maps the file, so that a file read through would lie in memory as a whole."""
+    return np.fromfile(path, dtype, math.prod(shape), offset=offset).reshape(shape)
+
+
 def write_safetensors(
     path: str | pathlib.Path, tensors: Mapping[str, LazyTensor | np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors one after the other, so that at most one of them is in memory beside what the caller holds."""
+    """Write tensors one after the other, so that at most one of them is in memory beside what the caller holds.
+
+    They are asked for in the order of the mapping, which its maker chose, whatever their order in the file.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     # Wider numbers first, as the library does: every tensor is then aligned to its own width.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     begin = 0
+    places = {}
     for name in names:
         tensor = tensors[name]
-        end = begin + tensor.dtype.itemsize * int(np.prod(tensor.shape, dtype=np.int64))
+        places[name] = begin
+        end = begin + tensor.dtype.itemsize * math.prod(tensor.shape)
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            array = np.ascontiguousarray(np.asarray(tensors[name]))
+        for name, tensor in tensors.items():
+            array = np.ascontiguousarray(np.asarray(tensor))
+            file.seek(8 + len(text) + places[name])
             file.write(array.reshape(-1).view(np.uint8).data)

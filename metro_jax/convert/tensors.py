@@ -50,7 +50,11 @@ def open_file(path: pathlib.Path) -> dict[str, LazyTensor]:
     # safetensors: 8 bytes of length, then JSON. Anything else is torch's, or torch's reader says what it is instead.
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return read_safetensors(path)
-    root = read_torch(path)
+    return state_dict(path, read_torch(path))
+
+
+def state_dict(path: pathlib.Path, root: Any) -> dict[str, LazyTensor]:
+    """What a torch file holds, if it is a flat state dict."""
     if type(root) is not dict:
         raise ConversionError(f"{path}: holds a {type(root).__name__}, not a state dict (names to tensors)")
     others = [
@@ -77,8 +81,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _open_sharded(index: pathlib.Path) -> tuple[dict[str, LazyTensor], list[pathlib.Path]]:
-    weight_map = read_json(index).get("weight_map")
+def shard_names(index: pathlib.Path, weight_map: Any) -> list[str]:
+    """The files that an index names, each once; only plain names beside the index are accepted."""
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(f"{index}: has no weight_map; expected tensor names with the file each lies in")
     names = sorted(set(map(str, weight_map.values())))
@@ -88,6 +92,13 @@ def _open_sharded(index: pathlib.Path) -> tuple[dict[str, LazyTensor], list[path
             f"{index}: refused shard names that are not plain file names beside the index: "
             f"{', '.join(map(repr, outside[:20]))}"
         )
+    return names
+
+
+def _open_sharded(index: pathlib.Path) -> tuple[dict[str, LazyTensor], list[pathlib.Path]]:
+    weight_map = read_json(index).get("weight_map")
+    names = shard_names(index, weight_map)
+    assert isinstance(weight_map, dict)
     files = {name: index.parent / name for name in names}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:

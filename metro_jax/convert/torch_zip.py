@@ -68,6 +68,7 @@ class TorchZip:
         self.folder = self._folder([entry.filename for entry in entries])
         self.entries = {entry.filename.removeprefix(self.folder): entry for entry in entries}
         self._checked: set[str] = set()
+        self._last = (0, 0)  # where the entry read before lies, and its size
 
     def _check_kind(self, head: bytes) -> None:
         check_not_pointer(self.path, head)
@@ -121,12 +122,25 @@ class TorchZip:
         if entry.compress_type != zipfile.ZIP_STORED:
             return np.frombuffer(self._unpack(entry), np.uint8)
         start = self._start(entry)
+        self._let_go(start, entry.file_size)
         view = np.frombuffer(self.bytes, np.uint8, entry.file_size, start) if entry.file_size else np.empty(0, np.uint8)
         if name not in self._checked:
             if zlib.crc32(view.data) != entry.CRC:
                 raise ConversionError(f"{self.path}: {entry.filename} is damaged (checksum); download the file again")
             self._checked.add(name)
         return view
+
+    def _let_go(self, start: int, size: int) -> None:
+        """Give back the memory of the entry read before; a view of it stays valid and is read from the file again.
+
+        Pages of a mapped file count as this process's memory, so a whole checkpoint would, once read through.
+        """
+        before, length = self._last
+        self._last = (start, size)
+        if before == start or not length or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        first = before // mmap.PAGESIZE * mmap.PAGESIZE
+        self.bytes.madvise(mmap.MADV_DONTNEED, first, before + length - first)
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
         """Where the data begins: after the local header, whose variable part may differ from the directory's."""

@@ -7,6 +7,10 @@ from typing import Any
 FILE_NAME = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE_NAME = "special_tokens_map.json"
 
+# Whoever loads a saved folder in PyTorch gets the original code, from the repository that holds it.
+CODE_REPOSITORY = "gonglinyuan/metro_t0pp_basepp"
+AUTO_MAP = {"AutoTokenizer": [f"{CODE_REPOSITORY}--tokenization_fairseq_t5.FairseqT5Tokenizer", None]}
+
 _SPECIAL_TOKENS = {
     "bos_token": "<s>",
     "cls_token": "<s>",
@@ -75,7 +79,7 @@ class TokenizerConfig:
     def to_json(self) -> bytes:
         """A tokenizer_config.json as the published checkpoints carry it."""
         fields: dict[str, Any] = {
-            "auto_map": {"AutoTokenizer": ["tokenization_fairseq_t5.FairseqT5Tokenizer", None]},
+            "auto_map": AUTO_MAP,
             **_SPECIAL_TOKENS,
             **dataclasses.asdict(self),
             "model_max_length": int(1e30),  # "no limit", as Transformers writes it

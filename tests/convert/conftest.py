@@ -38,3 +38,17 @@ def config() -> MetroConfig:
 @pytest.fixture
 def params(config: MetroConfig) -> dict[str, Any]:
     return random_params(HUB_RULES, sizes_of(config))
+
+
+@pytest.fixture(scope="session")
+def fast_network():
+    """The network of `verify`, compiled without the compiler's optimisations, which take longer than it runs."""
+    import jax
+
+    from metro_jax.convert import verify_network
+
+    fast = {"static_argnames": "config", "compiler_options": {"xla_backend_optimization_level": 0}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_forward", "_decode"):
+            patch.setattr(verify_network, name, jax.jit(getattr(verify_network, name).__wrapped__, **fast))
+        yield

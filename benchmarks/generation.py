@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import rounds
 
-from metro_jax import inference
 from metro_jax.decoding import Greedy
+from metro_jax.inference import engine
+from metro_jax.inference.compilation import keep_compiled_programs
+from metro_jax.model import serving
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import EncoderDecoder, init_params
 
@@ -56,19 +58,19 @@ def sources(config: MetroConfig, batch: int, length: int, seed: int) -> np.ndarr
     return rng.integers(4, config.vocab_size, (batch, length)).astype(np.int32)
 
 
-def ours(config: MetroConfig, params: Any, tokens: np.ndarray, new: int) -> Callable[[], np.ndarray]:
+def ours(config: MetroConfig, weights: Any, tokens: np.ndarray, new: int) -> Callable[[], np.ndarray]:
     """Our side: arrays on the host in, arrays on the host out."""
     seeds = np.arange(len(tokens))
 
     def work() -> np.ndarray:
-        decoded = inference.generate_tokens(
-            params,
-            config,
+        decoded = engine.generate_tokens(
+            weights,
             jnp.asarray(tokens),
             jnp.asarray(tokens != bart_peer.PAD),
             jnp.asarray(new + 1),
             jax.random.key(0),
             jnp.asarray(seeds),
+            config=config,
             max_length=new + 1,
             options=Greedy(),
         )

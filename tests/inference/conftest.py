@@ -1,4 +1,4 @@
-"""The tiny Hub model and prompts for it; programs are compiled without optimisation, which takes longer than running."""
+"""The tiny Hub model and prompts for it. Programs are compiled without optimisation, which costs more than running."""
 
 import json
 import pathlib

@@ -239,7 +239,7 @@ class MetroT0:
         found: list[list[Any]] = [[None] * len(row) for row in targets]
         for rows, tokens in shown(made, len(parts), what, progress):
             trees = batching.pack([parts[row][2] for row in rows], len(tokens))
-            placed = engine.Trees(*map(self._place, trees))
+            placed = jax.tree.map(self._place, trees)
             scores = np.asarray(
                 engine.score_trees(self._weights, *self._source(tokens), placed, config=self.config), np.float32
             )

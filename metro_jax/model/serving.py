@@ -185,8 +185,8 @@ def norm(weights: Any, x: Array, config: MetroConfig) -> Array:
     return clamp_float16(y)
 
 
-def heads(x: Float[Array, "batch length width"], config: MetroConfig) -> tuple[Array, ...]:
-    """The joined projections apart, each [batch, heads, length, head_dim]."""
+def heads(x: Float[Array, "batch length width"], config: MetroConfig) -> Any:
+    """A tuple of the joined projections apart, each [batch, heads, length, head_dim]."""
     batch, length, width = x.shape
     x = x.reshape(batch, length, width // config.d_model, config.num_heads, config.head_dim)
     return tuple(x.transpose(2, 0, 3, 1, 4))

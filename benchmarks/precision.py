@@ -18,6 +18,7 @@ from metro_jax.model.config import MetroConfig
 
 
 def load(arguments: argparse.Namespace) -> tuple[MetroConfig, Any]:
+    """Configuration and parameters of the model to look at."""
     if arguments.model:
         model = MetroT0.from_pretrained(arguments.model)
         return model.config, jax.tree.map(np.asarray, model.params)

@@ -69,11 +69,9 @@ def main() -> None:
             cache = str(pathlib.Path(scratch, f"cache{quantize}"))
             for state in ("cold", "warm"):
                 loaded, first, second = json.loads(fresh(ANSWER, str(folder), quantize, cache=cache))
-                print(
-                    f"{arguments.shape} {quantize or 'float32':8} {state} cache: loaded after {loaded:.1f} s, first answer "
-                    f"after {first:.1f} s, a second one takes {second:.2f} s",
-                    flush=True,
-                )
+                what = f"{arguments.shape} {quantize or 'float32':8} {state} cache"
+                print(f"{what}: loaded after {loaded:.1f} s, first answer after {first:.1f} s", end="")
+                print(f", a second one takes {second:.2f} s", flush=True)
 
 
 def parse() -> argparse.Namespace:

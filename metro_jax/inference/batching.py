@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,13 +83,11 @@ def pack(trees: Sequence[Tree], height: int) -> Trees:
     """Trees of one batch, padded to `height` rows and to buckets of nodes and labels."""
     nodes = bucket_length(max(len(tree.tokens) for tree in trees), TREE_BUCKETS)
     labels = bucket_length(max(len(tree.scored) for tree in trees), TREE_BUCKETS)
-    packed = Trees(
-        tokens=np.full((height, nodes), PAD, np.int32),
-        depth=np.zeros((height, nodes), np.int32),
-        ancestors=np.zeros((height, nodes, nodes), bool),
-        parents=np.zeros((height, labels), np.int32),
-        labels=np.full((height, labels), PAD, np.int32),
-    )
+    shapes = (height, nodes), (height, nodes), (height, nodes, nodes), (height, labels), (height, labels)
+    kinds = np.int32, np.int32, np.bool_, np.int32, np.int32
+    # Zero is the pad, and the depth and number of the start token.
+    arrays: Any = [np.zeros(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)]
+    packed: Any = Trees(*arrays)
     for row, tree in enumerate(trees):
         packed.tokens[row, : len(tree.tokens)] = tree.tokens
         packed.depth[row, : len(tree.depth)] = tree.depth

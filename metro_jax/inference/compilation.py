@@ -51,7 +51,7 @@ def _processor() -> str:
 def keep_compiled_programs() -> None:
     """Turns JAX's persistent compilation cache on, unless the user has chosen a folder for it or none."""
     folder = cache_folder()
-    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+    if folder is None or kept_in() is not None:
         return
     folder = folder / "compiled" / _processor()
     try:
@@ -62,6 +62,11 @@ def keep_compiled_programs() -> None:
         say(f"compiled programs are not kept: {error}; set {VARIABLE} to another folder, or to off")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def kept_in() -> str | None:
+    """The folder JAX keeps compiled programs in, if any."""
+    return getattr(jax.config, "jax_compilation_cache_dir", None)
 
 
 def say(message: str) -> None:
@@ -108,7 +113,6 @@ class Program:
         compiled = self._jitted.lower(*arrays, **static).compile(compiler_options=self.compiler_options)
         taken = time.perf_counter() - start
         if first or taken > SHORT:
-            kept = jax.config.jax_compilation_cache_dir
-            where = f", kept in {kept}" if kept else ""
+            where = f", kept in {kept_in()}" if kept_in() else ""
             say(f"{self.name}: compiled or fetched in {taken:.1f} s{where}")
         return compiled

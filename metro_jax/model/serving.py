@@ -236,7 +236,8 @@ def encode(
     )
     for layer in side["layers"]:
         bias = toeplitz(layer["relative_bias"].astype(jnp.float32)[jnp.asarray(buckets)].T)
-        attended = attend(*heads(linear(layer["self"], x, config), config), keys, config, bias)
+        query, key, value = heads(linear(layer["self"], x, config), config)
+        attended = attend(query, key, value, keys, config, bias)
         x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
         x = mlp(layer, x, config)
     return x
@@ -251,7 +252,8 @@ def finish(layer: Weights, x: Array, attended: Array, cross: Any, cross_mask: Ar
     x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
     grouped = x.reshape(cross[0].shape[0], -1, x.shape[-1])
     (query,) = heads(linear(layer["cross_query"], grouped, config), config)
-    attended = linear(layer["cross_out"], attend(query, *cross, cross_mask, config), config)
+    key, value = cross
+    attended = linear(layer["cross_out"], attend(query, key, value, cross_mask, config), config)
     x = norm(layer["cross_attention_norm"], x + attended.reshape(x.shape), config)
     return mlp(layer, x, config)
 
@@ -270,7 +272,8 @@ def decode(
     x = look_up(weights["token_embedding"], tokens, config)
     x = norm(side["embedding_norm"], x + side["position_embedding"][rows], config)
     for layer in side["layers"]:
-        attended = attend(*heads(linear(layer["self"], x, config), config), mask, config)
+        query, key, value = heads(linear(layer["self"], x, config), config)
+        attended = attend(query, key, value, mask, config)
         cross = heads(linear(layer["cross"], encoded, config), config)
         x = finish(layer, x, attended, cross, cross_mask[:, None, :], config)
     return x

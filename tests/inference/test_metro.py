@@ -101,12 +101,32 @@ def test_saving_and_loading_changes_nothing(
     assert again.tokenizer.fingerprint() == model.tokenizer.fingerprint()
 
 
-def test_low_precision_is_close(model: metro_jax.MetroT0, golden_dir: pathlib.Path, prompts: list[str]) -> None:
-    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", dtype="bfloat16")
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"quantize": "int8"}], ids=["bfloat16", "int8"])
+def test_low_precision_is_close(
+    model: metro_jax.MetroT0, golden_dir: pathlib.Path, prompts: list[str], options: dict[str, str]
+) -> None:
+    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", **options)  # type: ignore[arg-type]
     choices = [["yes", "no"]] * len(prompts)
     exact, near = model.rank(prompts, choices), low.rank(prompts, choices)
     a, b = (np.asarray([r.scores for r in rankings]) for rankings in (exact, near))
     assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+def test_int8_answers_and_cannot_be_saved(golden_dir: pathlib.Path, prompts: list[str], tmp_path: pathlib.Path) -> None:
+    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", quantize="int8")
+    assert low.generate(prompts, max_new_tokens=9) == low.generate(prompts, max_new_tokens=9, batch_size=1)
+    with pytest.raises(ValueError, match="int8.*without quantize"):
+        low.save_pretrained(tmp_path / "again")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="quantize='int4' is not known"):
+        metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", quantize="int4")
+
+
+def test_encoder_states_do_not_depend_on_company(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    together = model.encode(prompts)
+    for text, states in zip(prompts[:3], together, strict=False):
+        assert states.shape == (len(model.tokenizer.encode(text)), model.config.d_model)
+        np.testing.assert_allclose(model.encode([text])[0], states, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +142,9 @@ def test_low_precision_is_close(model: metro_jax.MetroT0, golden_dir: pathlib.Pa
         (lambda m: m.rank(["a"], [[]]), ["choices[0]", "at least one"]),
         (lambda m: m.rank(["a", "b"], [["x"]]), ["2 texts", "1 list"]),
         (lambda m: m.rank(["a"], ["yes"]), ["choices[0]='yes'"]),
+        (lambda m: m.score(["a", "b"], ["x"]), ["2 texts", "one target per text"]),
+        (lambda m: m.score(["a"], ["word " * 1500]), ["targets[0]", "1024"]),
+        (lambda m: m.generate(["x"], batch_size=0), ["batch_size=0"]),
         (lambda m: m.logits(np.ones((1, 1025), int), np.ones((1, 2), int)), ["1025", "1024"]),
     ],
 )
@@ -159,8 +182,13 @@ def test_a_mesh_of_devices_gives_the_same_answers(model: metro_jax.MetroT0, gold
 import jax, numpy as np, metro_jax
 mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
 model = metro_jax.MetroT0.from_pretrained({str(golden_dir / "hub_tiny")!r}, mesh=mesh)
-print(len(jax.devices()), model.generate(["window table", "the red house plays", "island"], max_new_tokens=5))
+texts = ["window table", "the red house plays", "island"]
+print(len(jax.devices()), model.generate(texts, max_new_tokens=5))
+print([r.best for r in model.rank(texts, [["yes", "no", "island"]] * 3)])
 """
     out = run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
     expected = model.generate(["window table", "the red house plays", "island"], max_new_tokens=5)
-    assert out.strip() == f"4 {expected}"
+    best = [
+        r.best for r in model.rank(["window table", "the red house plays", "island"], [["yes", "no", "island"]] * 3)
+    ]
+    assert out.splitlines() == [f"4 {expected}", f"{best}"]

@@ -115,7 +115,7 @@ def test_low_precision_is_close(
 def test_int8_answers_and_cannot_be_saved(golden_dir: pathlib.Path, prompts: list[str], tmp_path: pathlib.Path) -> None:
     low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", quantize="int8")
     assert low.generate(prompts, max_new_tokens=9) == low.generate(prompts, max_new_tokens=9, batch_size=1)
-    with pytest.raises(ValueError, match="int8.*without quantize"):
+    with pytest.raises(ValueError, match=r"int8.*without quantize"):
         low.save_pretrained(tmp_path / "again")
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="quantize='int4' is not known"):

@@ -17,6 +17,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from metro_jax.convert import command as convert_command
+from metro_jax.inference import command as inference_command
 from metro_jax.version import __version__
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -45,20 +46,6 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"unknown {what} {value!r}: choose one of {', '.join(known)}{hint}")
 
 
-def _text(value: str) -> str:
-    """A text argument: not empty, and `-` stands for standard input."""
-    text = sys.stdin.read() if value == "-" else value
-    if not text.strip():
-        raise ValueError("the text is empty: give a question or a prompt, or - to read it from standard input")
-    return text
-
-
-def _load(arguments: argparse.Namespace) -> Any:
-    from metro_jax import MetroT0
-
-    return MetroT0.from_pretrained(arguments.model, dtype=arguments.dtype)
-
-
 def _quickstart(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -84,24 +71,6 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
 def _as_typed(arguments: argparse.Namespace) -> str:
     return f"metro-jax quickstart --setting {arguments.setting} --out {arguments.out} --seed {arguments.seed}"
-
-
-def _ask(arguments: argparse.Namespace) -> int:
-    texts = [_text(text) for text in arguments.text]
-    model = _load(arguments)
-    for answer in model.generate(texts, max_new_tokens=arguments.max_new_tokens, num_beams=arguments.num_beams):
-        print(answer)
-    return 0
-
-
-def _rank(arguments: argparse.Namespace) -> int:
-    text = _text(arguments.text)
-    if any(not choice.strip() for choice in arguments.choices):
-        raise ValueError(f"choices {arguments.choices} hold an empty one: give each choice as a text")
-    (ranking,) = _load(arguments).rank([text], [arguments.choices])
-    for index, (choice, score) in enumerate(zip(arguments.choices, ranking.scores, strict=True)):
-        print(f"{'*' if index == ranking.best else ' '} {score:10.4f}  {choice}")
-    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -172,16 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     quick.add_argument("--out", default="quickstart_run", metavar="FOLDER", help="where everything goes and continues")
     quick.add_argument("--seed", type=int, default=1, help="of data, initialisation and order (default 1)")
 
-    ask = command("ask", _ask, "Generate answers to one or more texts.")
-    rank = command("rank", _rank, "Rank choices by their probability, as the zero-shot evaluation does.")
-    for parser_of_model in (ask, rank):
-        parser_of_model.add_argument("model", metavar="MODEL", help="a folder, or a name of the Hub: owner/name")
-        parser_of_model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    ask.add_argument("text", metavar="TEXT", nargs="+", help="a prompt; - reads standard input")
-    ask.add_argument("--max-new-tokens", type=int, default=256)
-    ask.add_argument("--num-beams", type=int, default=1)
-    rank.add_argument("text", metavar="TEXT", help="a prompt; - reads standard input")
-    rank.add_argument("choices", metavar="CHOICE", nargs="+", help="one or more texts")
+    inference_command.add_parsers(command)
 
     convert_command.add_parser(commands)
     command("doctor", _doctor, "Versions, devices, memory, and which extras are installed.")

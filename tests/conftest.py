@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
+os.environ.setdefault("METRO_JAX_CACHE", "off")  # tests leave nothing in the user's cache
 
 
 @pytest.fixture(scope="session")

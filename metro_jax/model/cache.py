@@ -1,7 +1,7 @@
-"""Cached decoding in functional style: one position at a time, layer by layer, on the same layers as the network.
+"""Cached decoding in functional style: one position at a time, on the weights of `serving.py`.
 
-The layers are walked rather than scanned: every layer's cache is then an array of its own that XLA updates in place,
-where a scan would rewrite the whole stack for each token.
+Every layer's cache is an array of its own that XLA updates in place, where a scan over layers would rewrite the whole
+stack for each token.
 """
 
 from typing import Any, NamedTuple
@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import PAD_POSITION, MetroConfig
-from metro_jax.model.layers import DecoderLayer, layer_norm
-from metro_jax.model.network import PAD, check_length, project
+from metro_jax.model.network import PAD, check_length
+from metro_jax.model.serving import attend, finish, heads, linear, look_up, norm, prepare_decoder, project
 
-KeysValues = tuple[Float[Array, "rows length heads head_dim"], Float[Array, "rows length heads head_dim"]]
+KeysValues = tuple[Float[Array, "rows heads length head_dim"], Float[Array, "rows heads length head_dim"]]
 
 
 class CrossCache(NamedTuple):
-    """What depends on the source only: the same for all beams of a row, never written while decoding."""
+    """What depends on the source only: never written while decoding, and shared by all beams of a source."""
 
     layers: tuple[KeysValues, ...]
-    visible: Bool[Array, "rows source"]
+    visible: Bool[Array, "sources source"]
 
 
 class SelfCache(NamedTuple):
@@ -40,17 +40,15 @@ class Cache(NamedTuple):
 
 
 def reorder(cache: Cache, rows: Int[Array, "rows"]) -> Cache:
-    """The cache with its rows exchanged within groups of beams: what the source gave is the same for all of a group."""
+    """The cache with other rows of the past, within groups of beams: what the source gave is the same for a group."""
     return cache._replace(past=jax.tree.map(lambda x: x[rows], cache.past))
 
 
 def unstack_decoder(params: dict[str, Any], config: MetroConfig) -> dict[str, Any]:
-    """The decoder's side of the parameters with its layers as a tuple; do this once, outside the loop over tokens."""
-    decoder = params["decoder"]
-    if isinstance(decoder["layers"], tuple):
+    """The decoder's weights as `serving.py` arranges them; do this once, outside the loop over tokens."""
+    if isinstance(params["decoder"]["layers"], tuple):
         return params
-    layers = tuple(jax.tree.map(lambda p, i=i: p[i], decoder["layers"]) for i in range(config.num_decoder_layers))
-    return {"token_embedding": params["token_embedding"], "decoder": {**decoder, "layers": layers}}
+    return prepare_decoder(params, config)
 
 
 def init_cache(
@@ -62,13 +60,10 @@ def init_cache(
 ) -> Cache:
     """An empty cache for `max_length` decoder tokens, with keys and values of the source in place."""
     check_length(config, max_length, "the generated text")
-    params = unstack_decoder(params, config)
-    rows, shape = encoded.shape[0], (encoded.shape[0], max_length, config.num_heads, config.head_dim)
-    empty = tuple((jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in params["decoder"]["layers"])
-    cross: Any = tuple(
-        DecoderLayer(config).apply({"params": layer}, encoded, method="cross_keys_values")
-        for layer in params["decoder"]["layers"]
-    )
+    layers = unstack_decoder(params, config)["decoder"]["layers"]
+    rows, shape = encoded.shape[0], (encoded.shape[0], config.num_heads, max_length, config.head_dim)
+    empty = tuple((jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in layers)
+    cross: Any = tuple(heads(linear(layer["cross"], encoded, config), config) for layer in layers)
     past = SelfCache(empty, jnp.zeros((rows, max_length), bool))
     return Cache(past, CrossCache(cross, encoder_mask.astype(bool)), jnp.zeros((), jnp.int32))
 
@@ -81,17 +76,21 @@ def decode_step(
     The position row counts all earlier tokens, pads included, as the reference's incremental form does (spec 2.1); a
     row that has ended feeds pads, and what it computes is never read.
     """
-    params = unstack_decoder(params, config)
-    decoder, dtype = params["decoder"], config.dtype
+    weights = unstack_decoder(params, config)
+    decoder = weights["decoder"]
     visible = jax.lax.dynamic_update_slice_in_dim(cache.past.visible, (tokens != PAD)[:, None], cache.index, axis=1)
     position = decoder["position_embedding"][cache.index + PAD_POSITION + 1]
-    x: Any = params["token_embedding"][tokens].astype(dtype) + position.astype(dtype)
-    x = layer_norm(config).apply({"params": decoder["embedding_norm"]}, x[:, None, :])
-    layers: list[Any] = []
+    x = look_up(weights["token_embedding"], tokens, config) + position.astype(config.dtype)
+    x = norm(decoder["embedding_norm"], x[:, None, :], config)
+    written: list[Any] = []
     for layer, past, cross in zip(decoder["layers"], cache.past.layers, cache.cross.layers, strict=True):
-        masks = visible[:, None, :], cache.cross.visible[:, None, :]
-        stepped: Any = DecoderLayer(config).apply({"params": layer}, x, past, cross, cache.index, *masks, method="step")
-        x, written = stepped
-        layers.append(written)
-    past = SelfCache(tuple(layers), visible)
-    return project(params["token_embedding"], x[:, 0], dtype), Cache(past, cache.cross, cache.index + 1)
+        query, *new = heads(linear(layer["self"], x, config), config)
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, one, cache.index, axis=2)
+            for old, one in zip(past, new, strict=True)
+        )
+        attended = attend(query, keys, values, visible[:, None, :], config)
+        x = finish(layer, x, attended, cross, cache.cross.visible[:, None, :], config)
+        written.append((keys, values))
+    past = SelfCache(tuple(written), visible)
+    return project(weights["token_embedding"], x[:, 0]), Cache(past, cache.cross, cache.index + 1)

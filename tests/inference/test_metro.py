@@ -10,21 +10,9 @@ import numpy as np
 import pytest
 
 import metro_jax
-from metro_jax import inference
 from metro_jax.decoding import Beam, Sample
+from metro_jax.inference import engine
 from metro_jax.text.ids import swap_ids
-
-
-@pytest.fixture(scope="module")
-def model(golden_dir: pathlib.Path) -> metro_jax.MetroT0:
-    return metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny")
-
-
-@pytest.fixture(scope="module")
-def prompts(golden_dir: pathlib.Path) -> list[str]:
-    groups = json.loads((golden_dir / "rank_eval.json").read_text())["groups"]
-    texts = [example["prompt"] for group in groups for example in group["examples"]]
-    return sorted({text for text in texts if text.strip()}, key=len)[:6]
 
 
 @pytest.mark.golden
@@ -47,15 +35,22 @@ def test_rank_equals_the_reference(model: metro_jax.MetroT0, golden_dir: pathlib
 
 @pytest.mark.golden
 def test_token_scores_equal_the_reference(model: metro_jax.MetroT0, golden_dir: pathlib.Path) -> None:
-    group = json.loads((golden_dir / "rank_eval.json").read_text())["groups"][0]
-    example = group["examples"][0]
-    tokens = np.asarray([swap_ids(example["input_ids"])])
-    widest = max(map(len, example["choice_label_ids"]))
-    labels = np.asarray([[[*swap_ids(ids), *[0] * (widest - len(ids))] for ids in example["choice_label_ids"]]])
-    scores = inference.score_labels(model.params, model.config, tokens, tokens != 0, labels)[0]
-    for ours, theirs in zip(scores, example["token_logprobs"], strict=True):
-        np.testing.assert_allclose(ours[: len(theirs)], theirs, rtol=1e-4, atol=1e-4)
-        assert (ours[len(theirs) :] == 0).all()
+    groups = json.loads((golden_dir / "rank_eval.json").read_text())["groups"]
+    examples = [e for group in groups for e in group["examples"] if e["prompt"].strip()]
+    pairs = [
+        (e["prompt"], choice, expected)
+        for e in examples
+        for choice, expected in zip(e["choices"], e["token_logprobs"], strict=True)
+    ]
+    # `score` does not cut: the reference's numbers of longer texts belong to their first 512 tokens.
+    pairs = [pair for pair in pairs if len(model.tokenizer.encode(pair[0])) <= 512][:12]
+    assert pairs
+    found = model.score([prompt for prompt, *_ in pairs], [choice for _, choice, _ in pairs])
+    for (_, choice, expected), scores in zip(pairs, found, strict=True):
+        np.testing.assert_allclose(scores.log_probabilities, expected, rtol=1e-4, atol=1e-4)
+        assert scores.pieces[-1] == "</s>"
+        assert len(scores.pieces) == len(model.tokenizer.encode_choice(choice))
+        assert scores.total == pytest.approx(sum(expected), rel=1e-4, abs=1e-4)
 
 
 def test_answers_do_not_depend_on_company_order_or_batch(model: metro_jax.MetroT0, prompts: list[str]) -> None:
@@ -86,14 +81,14 @@ def test_beam_answers_do_not_depend_on_the_batch(model: metro_jax.MetroT0, promp
 
 
 def test_new_lengths_in_a_bucket_do_not_compile_again(model: metro_jax.MetroT0) -> None:
-    inference.generate_tokens.clear_cache()
+    engine.generate_tokens.compiled.clear()
     texts = [" ".join(["word"] * n) for n in range(1, 40)]
     lengths = {len(model.tokenizer.encode(text)) for text in texts}
     for n, text in enumerate(texts):
         model.generate([text], max_new_tokens=3 + n % 5)
     assert len(lengths) > 10
     buckets = {metro_jax.decoding.bucket_length(length) for length in lengths}
-    assert inference.generate_tokens._cache_size() == len(buckets) < len(lengths) / 4
+    assert len(engine.generate_tokens.compiled) == len(buckets) < len(lengths) / 4
 
 
 def test_saving_and_loading_changes_nothing(
@@ -106,12 +101,32 @@ def test_saving_and_loading_changes_nothing(
     assert again.tokenizer.fingerprint() == model.tokenizer.fingerprint()
 
 
-def test_low_precision_is_close(model: metro_jax.MetroT0, golden_dir: pathlib.Path, prompts: list[str]) -> None:
-    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", dtype="bfloat16")
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"quantize": "int8"}], ids=["bfloat16", "int8"])
+def test_low_precision_is_close(
+    model: metro_jax.MetroT0, golden_dir: pathlib.Path, prompts: list[str], options: dict[str, str]
+) -> None:
+    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", **options)  # type: ignore[arg-type]
     choices = [["yes", "no"]] * len(prompts)
     exact, near = model.rank(prompts, choices), low.rank(prompts, choices)
     a, b = (np.asarray([r.scores for r in rankings]) for rankings in (exact, near))
     assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+def test_int8_answers_and_cannot_be_saved(golden_dir: pathlib.Path, prompts: list[str], tmp_path: pathlib.Path) -> None:
+    low = metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", quantize="int8")
+    assert low.generate(prompts, max_new_tokens=9) == low.generate(prompts, max_new_tokens=9, batch_size=1)
+    with pytest.raises(ValueError, match=r"int8.*without quantize"):
+        low.save_pretrained(tmp_path / "again")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="quantize='int4' is not known"):
+        metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", quantize="int4")
+
+
+def test_encoder_states_do_not_depend_on_company(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    together = model.encode(prompts)
+    for text, states in zip(prompts[:3], together, strict=False):
+        assert states.shape == (len(model.tokenizer.encode(text)), model.config.d_model)
+        np.testing.assert_allclose(model.encode([text])[0], states, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +142,9 @@ def test_low_precision_is_close(model: metro_jax.MetroT0, golden_dir: pathlib.Pa
         (lambda m: m.rank(["a"], [[]]), ["choices[0]", "at least one"]),
         (lambda m: m.rank(["a", "b"], [["x"]]), ["2 texts", "1 list"]),
         (lambda m: m.rank(["a"], ["yes"]), ["choices[0]='yes'"]),
+        (lambda m: m.score(["a", "b"], ["x"]), ["2 texts", "one target per text"]),
+        (lambda m: m.score(["a"], ["word " * 1500]), ["targets[0]", "1024"]),
+        (lambda m: m.generate(["x"], batch_size=0), ["batch_size=0"]),
         (lambda m: m.logits(np.ones((1, 1025), int), np.ones((1, 2), int)), ["1025", "1024"]),
     ],
 )
@@ -164,8 +182,13 @@ def test_a_mesh_of_devices_gives_the_same_answers(model: metro_jax.MetroT0, gold
 import jax, numpy as np, metro_jax
 mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
 model = metro_jax.MetroT0.from_pretrained({str(golden_dir / "hub_tiny")!r}, mesh=mesh)
-print(len(jax.devices()), model.generate(["window table", "the red house plays", "island"], max_new_tokens=5))
+texts = ["window table", "the red house plays", "island"]
+print(len(jax.devices()), model.generate(texts, max_new_tokens=5))
+print([r.best for r in model.rank(texts, [["yes", "no", "island"]] * 3)])
 """
     out = run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
     expected = model.generate(["window table", "the red house plays", "island"], max_new_tokens=5)
-    assert out.strip() == f"4 {expected}"
+    best = [
+        r.best for r in model.rank(["window table", "the red house plays", "island"], [["yes", "no", "island"]] * 3)
+    ]
+    assert out.splitlines() == [f"4 {expected}", f"{best}"]

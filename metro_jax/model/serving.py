@@ -1,0 +1,279 @@
+"""The network for inference: the same function as `network.py`, on weights arranged once for speed.
+
+Layers are unstacked (a scan would copy each layer's slice of the stack), query, key and value are one product, and
+kernels are [out, in], so that every output is a dot product of two contiguous rows: with one row of activations the
+time is that of reading the weights. Kernels may be int8 (`int8.py`).
+"""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from metro_jax.model.config import MetroConfig
+from metro_jax.model.int8 import int8_matmul, quantize
+from metro_jax.model.layers import MASKED_SCORE, clamp_float16, layer_norm, precision, relative_buckets, toeplitz
+from metro_jax.model.network import PAD, check_length, position_rows, visible_keys
+
+Weights = dict[str, Any]
+ATTENTION_PARTS = ("query", "key", "value")
+
+
+def prepare(params: dict[str, Any], config: MetroConfig, int8: bool = False) -> Weights:
+    """The main model's parameters as this module's functions take them; NumPy in, NumPy out, and traceable."""
+    decoder = prepare_decoder(params, config, int8)
+    layers = _unstack(params["encoder"]["layers"], config.num_encoder_layers)
+    encoder = [
+        _block(layer, config, int8, {"self": ATTENTION_PARTS}) | {"relative_bias": layer["relative_bias"]}
+        for layer in layers
+    ]
+    return {**decoder, "encoder": _stack_parts(params["encoder"], encoder, config)}
+
+
+def prepare_decoder(params: dict[str, Any], config: MetroConfig, int8: bool = False) -> Weights:
+    """The decoder's part of `prepare`: all that a step of decoding reads."""
+    layers = _unstack(params["decoder"]["layers"], config.num_decoder_layers)
+    # Cross attention's query comes from the decoder, keys and values from the source.
+    groups = {"self": ATTENTION_PARTS, "cross_query": ("query",), "cross": ("key", "value")}
+    decoder = [_block(layer, config, int8, groups) for layer in layers]
+    table = params["token_embedding"]
+    embedding = quantize(table) if int8 else {"kernel": _cast(table, config)}
+    return {"token_embedding": embedding, "decoder": _stack_parts(params["decoder"], decoder, config)}
+
+
+def restore(weights: Weights, config: MetroConfig) -> dict[str, Any]:
+    """The stacked parameter tree that `prepare` was given, in the dtype of the computation."""
+    params: dict[str, Any] = {"token_embedding": weights["token_embedding"]["kernel"]}
+    for side in ("encoder", "decoder"):
+        layers = [_unblock(layer, config) for layer in weights[side]["layers"]]
+        stacked = jax.tree.map(lambda *leaves: _xp(leaves[0]).stack(leaves), *layers)
+        params[side] = {**weights[side], "layers": stacked}
+    return params
+
+
+def _xp(array: Any) -> Any:
+    return np if isinstance(array, np.ndarray) else jnp
+
+
+def _cast(array: Any, config: MetroConfig) -> Any:
+    return array.astype(jnp.dtype(config.dtype))
+
+
+def _unstack(layers: Any, count: int) -> list[Any]:
+    return [jax.tree.map(lambda p, i=i: p[i], layers) for i in range(count)]
+
+
+def _stack_parts(side: dict[str, Any], layers: list[Weights], config: MetroConfig) -> Weights:
+    norm = jax.tree.map(lambda p: _cast(p, config), side["embedding_norm"])
+    return {
+        "position_embedding": _cast(side["position_embedding"], config),
+        "embedding_norm": norm,
+        "layers": tuple(layers),
+    }
+
+
+def _block(layer: Any, config: MetroConfig, int8: bool, groups: dict[str, tuple[str, ...]]) -> Weights:
+    """One layer. `groups`: name of a product -> the projections of an attention that it joins."""
+
+    def linear(kernels: list[Any], biases: list[Any]) -> Weights:
+        joined = _xp(kernels[0]).concatenate(kernels)
+        bias = _xp(biases[0]).concatenate([bias.reshape(-1) for bias in biases])
+        kernel = quantize(joined) if int8 else {"kernel": _cast(joined, config)}
+        return {**kernel, "bias": _cast(bias, config)}
+
+    block: Weights = {}
+    for name, parts in groups.items():
+        attention = layer[f"{name.partition('_')[0]}_attention"]
+        kernels = [attention[part]["kernel"].reshape(config.d_model, -1).T for part in parts]
+        block[name] = linear(kernels, [attention[part]["bias"] for part in parts])
+    for name in ("self", "cross") if "cross" in groups else ("self",):
+        out = layer[f"{name}_attention"]["out"]
+        block[f"{name}_out"] = linear([out["kernel"].reshape(-1, config.d_model).T], [out["bias"]])
+    for name in ("wi", "wo"):
+        block[name] = linear([layer["mlp"][name]["kernel"].T], [layer["mlp"][name]["bias"]])
+    norms = [name for name in layer if name.endswith("_norm")]
+    return block | {name: jax.tree.map(lambda p: _cast(p, config), layer[name]) for name in norms}
+
+
+def _unblock(block: Weights, config: MetroConfig) -> Any:
+    heads = (config.num_heads, config.head_dim)
+
+    def split(*names: str) -> list[dict[str, Any]]:
+        kernels = [k for name in names for k in block[name]["kernel"].reshape(-1, config.d_model, config.d_model)]
+        biases = [b for name in names for b in block[name]["bias"].reshape(-1, *heads)]
+        pairs = zip(kernels, biases, strict=True)
+        return [{"kernel": kernel.T.reshape(-1, *heads), "bias": bias} for kernel, bias in pairs]
+
+    layer: dict[str, Any] = {name: block[name] for name in block if name.endswith("_norm") or name == "relative_bias"}
+    for name in ("self", "cross") if "cross" in block else ("self",):
+        parts = split("self") if name == "self" else split("cross_query", "cross")
+        out = {"kernel": block[f"{name}_out"]["kernel"].T.reshape(*heads, -1), "bias": block[f"{name}_out"]["bias"]}
+        layer[f"{name}_attention"] = {**dict(zip(ATTENTION_PARTS, parts, strict=True)), "out": out}
+    mlp = {name: {"kernel": block[name]["kernel"].T, "bias": block[name]["bias"]} for name in ("wi", "wo")}
+    return {**layer, "mlp": mlp}
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def matmul(
+    x: Float[Array, "rows in"], kernel: Float[Array, "out in"], out_dtype: Any = None
+) -> Float[Array, "rows out"]:
+    """x times the transposed kernel."""
+    out_dtype = x.dtype if out_dtype is None else out_dtype
+    exact = precision(x.dtype)
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return jax.lax.dot_general(
+            x, kernel, (((1,), (1,)), ((), ())), precision=exact, preferred_element_type=out_dtype
+        )
+
+    def shared(x: Array, kernel: Array) -> Array:
+        # XLA gives a product with one row to one core, which cannot read memory as fast as all together: a batch of
+        # products, one per core, is spread over them.
+        parts = max(n for n in range(1, cores() + 1) if kernel.shape[0] % n == 0)
+        kernel = kernel.reshape(parts, -1, kernel.shape[1])
+        rows = jnp.broadcast_to(x[None], (parts, *x.shape))
+        y = jax.lax.dot_general(
+            rows, kernel, (((2,), (2,)), ((0,), (0,))), precision=exact, preferred_element_type=out_dtype
+        )
+        return y.reshape(1, -1)
+
+    def doubled(x: Array, kernel: Array) -> Array:
+        # In bfloat16 XLA has a fast product for two rows and more, and a slow one for a single row.
+        return plain(jnp.concatenate([x, x]), kernel)[:1]
+
+    if x.shape[0] > 1:
+        return plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=shared if x.dtype == jnp.float32 else doubled, default=plain)
+
+
+def linear(weights: Weights, x: Float[Array, "*batch in"], config: MetroConfig) -> Float[Array, "*batch out"]:
+    """Product and bias, whatever the kernel is stored in."""
+    flat = x.reshape(-1, x.shape[-1])
+    if "scale" in weights:
+        y = int8_matmul(flat, weights["kernel"], weights["scale"]).astype(config.dtype)
+    else:
+        y = matmul(flat, weights["kernel"])
+    return (y + weights["bias"]).reshape(*x.shape[:-1], -1)
+
+
+def look_up(weights: Weights, tokens: Int[Array, "*batch"], config: MetroConfig) -> Float[Array, "*batch d_model"]:
+    """Rows of the token matrix."""
+    rows = jnp.take(weights["kernel"], tokens, axis=0).astype(config.dtype)
+    return rows * weights["scale"][tokens][..., None].astype(config.dtype) if "scale" in weights else rows
+
+
+def project(weights: Weights, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch vocab"]:
+    """float32 logits: the token matrix once more (spec 2.5)."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    if "scale" in weights:
+        logits = int8_matmul(flat, weights["kernel"], weights["scale"])
+    else:
+        logits = matmul(flat, weights["kernel"], jnp.float32)
+    return logits.reshape(*hidden.shape[:-1], -1)
+
+
+def norm(weights: Any, x: Array, config: MetroConfig) -> Array:
+    """LayerNorm, with the guard of float16 that follows every sublayer."""
+    y: Any = layer_norm(config).apply({"params": weights}, x)
+    return clamp_float16(y)
+
+
+def heads(x: Float[Array, "batch length width"], config: MetroConfig) -> Any:
+    """A tuple of the joined projections apart, each [batch, heads, length, head_dim]."""
+    batch, length, width = x.shape
+    x = x.reshape(batch, length, width // config.d_model, config.num_heads, config.head_dim)
+    return tuple(x.transpose(2, 0, 3, 1, 4))
+
+
+def attend(
+    query: Float[Array, "batch heads queries head_dim"],
+    key: Float[Array, "batch heads keys head_dim"],
+    value: Float[Array, "batch heads keys head_dim"],
+    mask: Bool[Array, "batch #queries keys"] | None,
+    config: MetroConfig,
+    bias: Float[Array, "heads queries keys"] | None = None,
+) -> Float[Array, "batch queries d_model"]:
+    """Attention in the precision of spec 2.3; `mask` is True where a key is visible."""
+    exact = precision(config.dtype)
+    query = query * jnp.asarray(config.head_dim**-0.5, query.dtype)
+    scores = jnp.einsum("bhqk,bhsk->bhqs", query, key, precision=exact, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias[None]
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(config.dtype)
+    attended = jnp.einsum("bhqs,bhsk->bqhk", weights, value, precision=exact)
+    return attended.reshape(*attended.shape[:2], -1)
+
+
+def mlp(layer: Weights, x: Array, config: MetroConfig) -> Array:
+    """The two linear maps with ReLU between them, residual and norm."""
+    y = linear(layer["wo"], jax.nn.relu(linear(layer["wi"], x, config)), config)
+    return norm(layer["mlp_norm"], x + y, config)
+
+
+def encode(
+    weights: Weights, config: MetroConfig, tokens: Int[Array, "batch source"], mask: Bool[Array, "batch source"] | None
+) -> Float[Array, "batch source d_model"]:
+    """Encoder output (spec 2.1 to 2.4)."""
+    side, length = weights["encoder"], tokens.shape[1]
+    check_length(config, length, "the encoder input")
+    x = look_up(weights["token_embedding"], tokens, config)
+    x = norm(side["embedding_norm"], x + side["position_embedding"][position_rows(tokens)], config)
+    if config.padding == "training":
+        x = jnp.where((tokens != PAD)[:, :, None], x, 0)
+    visible = visible_keys(config, tokens, mask)
+    keys = None if visible is None else visible[:, None, :]
+    buckets = relative_buckets(
+        config.relative_attention_num_buckets, config.relative_attention_max_distance, config.max_positions, length
+    )
+    for layer in side["layers"]:
+        bias = toeplitz(layer["relative_bias"].astype(jnp.float32)[jnp.asarray(buckets)].T)
+        query, key, value = heads(linear(layer["self"], x, config), config)
+        attended = attend(query, key, value, keys, config, bias)
+        x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
+        x = mlp(layer, x, config)
+    return x
+
+
+def finish(layer: Weights, x: Array, attended: Array, cross: Any, cross_mask: Array, config: MetroConfig) -> Array:
+    """Everything of a decoder layer that follows self attention.
+
+    Args:
+        cross: keys and values of the sources; several rows of x in a row may belong to one of them, as beams do.
+    """
+    x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
+    grouped = x.reshape(cross[0].shape[0], -1, x.shape[-1])
+    (query,) = heads(linear(layer["cross_query"], grouped, config), config)
+    key, value = cross
+    attended = linear(layer["cross_out"], attend(query, key, value, cross_mask, config), config)
+    x = norm(layer["cross_attention_norm"], x + attended.reshape(x.shape), config)
+    return mlp(layer, x, config)
+
+
+def decode(
+    weights: Weights,
+    config: MetroConfig,
+    tokens: Int[Array, "batch length"],
+    rows: Int[Array, "batch length"],
+    mask: Bool[Array, "batch length length"],
+    encoded: Float[Array, "batch source d_model"],
+    cross_mask: Bool[Array, "batch source"],
+) -> Float[Array, "batch length d_model"]:
+    """Decoder output for all positions at once; `mask` says which position sees which, `rows` where each one stands."""
+    side = weights["decoder"]
+    x = look_up(weights["token_embedding"], tokens, config)
+    x = norm(side["embedding_norm"], x + side["position_embedding"][rows], config)
+    for layer in side["layers"]:
+        query, key, value = heads(linear(layer["self"], x, config), config)
+        attended = attend(query, key, value, mask, config)
+        cross = heads(linear(layer["cross"], encoded, config), config)
+        x = finish(layer, x, attended, cross, cross_mask[:, None, :], config)
+    return x

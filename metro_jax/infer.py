@@ -165,10 +165,8 @@ def _method(model: BaseModel, mode: str) -> Callable[..., Any]:
     method = getattr(model, MODES[mode], None)
     if method is None:
         can = [repr(m) for m, name in MODES.items() if hasattr(model, name)]
-        raise UserError(
-            f"mode={mode!r}: {type(model).__name__} has no {MODES[mode]}; "
-            + (f"it can {', '.join(can)}" if can else "bind MODEL to models.EncoderDecoderModel, as runs/infer.gin does")
-        )
+        instead = f"it can {', '.join(can)}" if can else "use models.EncoderDecoderModel, as runs/infer.gin does"
+        raise UserError(f"mode={mode!r}: {type(model).__name__} has no {MODES[mode]}; {instead}")
     return method
 
 

@@ -236,7 +236,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, model_dir, change, mess
 def test_a_folder_of_another_checkpoint_is_refused(tmp_path, model_dir):
     run(tmp_path / "out", model_dir)
     save(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match="checkpoint: .*asked for"):
+    with pytest.raises(UserError, match=r"checkpoint: .*asked for"):
         run(tmp_path / "out", tmp_path / "other")
     assert checkpoint_identity(model_dir / "checkpoint_3") != checkpoint_identity(tmp_path / "other" / "checkpoint_3")
     (tmp_path / "out" / MANIFEST).unlink()

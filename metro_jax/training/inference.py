@@ -169,7 +169,8 @@ def _batch_lines(model: BaseModel, cfg: DatasetConfig) -> list[str]:
         names = sorted(model.FEATURE_CONVERTER_CLS.MODEL_FEATURES)
         return [f"  {name} ({cfg.batch_size}, longest example)" for name in names]
     _, features = examples_and_features(model, cfg, get_task(cfg))
-    shapes = {name: (cfg.batch_size, *spec.shape) for name, spec in features.element_spec.items()}
+    specs: Any = features.element_spec
+    shapes = {name: (cfg.batch_size, *spec.shape) for name, spec in specs.items()}
     return [f"  {name} {shape}" for name, shape in sorted(shapes.items())]
 
 

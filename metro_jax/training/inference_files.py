@@ -157,7 +157,7 @@ class Shard:
                     shutil.copyfileobj(file, merged)
 
 
-def _atomically(path: epath.Path, write: Callable[[epath.Path], None]) -> None:
+def _atomically(path: epath.Path, write: Callable[[epath.Path], Any]) -> None:
     temporary = path.with_name(f"{path.name}.writing")
     write(temporary)
     temporary.replace(path)

@@ -1,5 +1,6 @@
-"""T5X's commands as a user types them, on prepared data: pretrain, finetune, evaluate, infer; and back and forth between
-the two runtimes. Half a minute to a minute each, so they are marked slow.
+"""T5X's commands as a user types them, on prepared data: pretrain, finetune, evaluate, infer, and between the runtimes.
+
+Half a minute to a minute each, so they are marked slow.
 
     .venv/bin/python -m pytest -n 0 -m '' tests/t5x
 """
@@ -26,6 +27,8 @@ PRETRAIN = {
 }
 FINETUNE = PRETRAIN | {"MIXTURE_OR_TASK_NAME": "'both'", "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 4}"}
 PERIODS = {"WARMUP_STEPS": "2", "EVAL_PERIOD": "2", "SAVE_PERIOD": "2", "EVAL_STEPS": "1"}
+# On a CPU T5X takes its mesh from model_parallel_submesh only: hosts x devices that share a copy of the model.
+FOUR_BY_TWO = {"PjitPartitioner.num_partitions": "None", "PjitPartitioner.model_parallel_submesh": "(1, 2)"}
 RANKS = {"MIXTURE_OR_TASK_NAME": "'ranks'", "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 4}", "BATCH_SIZE": "4"}
 
 
@@ -53,10 +56,10 @@ def losses(said):
     return [float(x) for x in re.findall(r"collection=train .*?[ ,]loss=([\d.]+)", said)]
 
 
-def infer(runtime, checkpoint, out, folder, mode):
+def infer(runtime, checkpoint, out, folder, mode, devices=1, **more):
     run_file = "runs/infer.gin" if runtime == "metro_jax" else "t5x/infer.gin"
     bindings = RANKS | {"CHECKPOINT_PATH": f"'{checkpoint}'", "INFER_OUTPUT_DIR": f"'{out}'", "infer.mode": f"'{mode}'"}
-    command(runtime, "infer", run_file, folder, **bindings)
+    command(runtime, "infer", run_file, folder, devices, **bindings, **more)
     path = out / f"ranks-{mode}.jsonl-00000-of-00001"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -74,12 +77,12 @@ def pretrained(t5x, folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(pretrained, folder, tmp_path_factory):
-    """A checkpoint of T5X's finetuning from T5X's pretraining."""
+    """A checkpoint of T5X's finetuning from T5X's pretraining, on 4x2 devices."""
     model_dir = tmp_path_factory.mktemp("tuned")
     evaluation = {"INFER_EVAL_NAME": "'ranks'", "train.infer_eval_dataset_cfg": "@infer_eval/utils.DatasetConfig()"}
     said = command(
-        "t5x", "train", "t5x/finetune.gin", folder, **FINETUNE, **PERIODS, **evaluation, MODEL_DIR=f"'{model_dir}'",
-        INITIAL_CHECKPOINT_PATH=f"'{pretrained[0] / 'checkpoint_4'}'",
+        "t5x", "train", "t5x/finetune.gin", folder, 8, **FINETUNE, **PERIODS, **evaluation, **FOUR_BY_TWO,
+        MODEL_DIR=f"'{model_dir}'", INITIAL_CHECKPOINT_PATH=f"'{pretrained[0] / 'checkpoint_4'}'",
     )  # fmt: skip
     assert checkpoint_steps(model_dir) == [0, 2, 4]  # steps are counted anew
     assert "ranks/accuracy at step 4" in said
@@ -95,13 +98,9 @@ def test_pretraining_gives_the_losses_of_the_start(pretrained):
 
 @pytest.mark.parametrize("submesh", ["(1, 1)", "(1, 2)"])
 def test_eight_devices_give_the_same_losses(pretrained, folder, tmp_path, submesh):
-    """Over 8x1 (data) and 4x2 (data and model) devices; T5X takes the mesh of a CPU from model_parallel_submesh only."""
-    bindings = PRETRAIN | PERIODS | {
-        "MODEL_DIR": f"'{tmp_path}'",
-        "PjitPartitioner.num_partitions": "None",
-        "PjitPartitioner.model_parallel_submesh": submesh,
-        "train_eval/utils.DatasetConfig.batch_size": "8",
-    }  # fmt: skip
+    """Over 8x1 (data) and 4x2 (data, model) devices."""
+    layout = FOUR_BY_TWO | {"PjitPartitioner.model_parallel_submesh": submesh}
+    bindings = PRETRAIN | PERIODS | layout | {"MODEL_DIR": f"'{tmp_path}'"}
     said = command("t5x", "train", "t5x/pretrain.gin", folder, devices=8, **bindings)
     model = int(submesh[-2])
     assert f"global_mesh devices shape: ({8 // model}, {model})" in said
@@ -119,7 +118,7 @@ def test_evaluation_and_scores_agree_between_the_runtimes(tuned, folder, tmp_pat
     results = json.loads((tmp_path / "ours" / "metrics.json").read_text())
     assert results[str(tuned)]["ranks"]["accuracy"] == pytest.approx(accuracy, abs=1e-3)
 
-    theirs = infer("t5x", tuned, tmp_path / "theirs_infer", folder, "score")
+    theirs = infer("t5x", tuned, tmp_path / "theirs_infer", folder, "score", devices=8, **FOUR_BY_TWO)
     ours = infer("metro_jax", tuned, tmp_path / "ours_infer", folder, "score")
     assert len(theirs) == len(ours) == 20
     for a, b in zip(theirs, ours, strict=True):

@@ -82,10 +82,8 @@ def infer(
     del inference_evaluator_cls
     partitioner = partitioner or PjitPartitioner()
     method = _method(model, mode)
-    _check_numbers(checkpoint_period, shard_id, num_shards)
     check_fits(model, dataset_cfg)
-    if dataset_cfg.task_feature_lengths is None:
-        raise UserError('inference needs lengths: set TASK_FEATURE_LENGTHS={"inputs": 512, "targets": 256} or the like')
+    _check_settings(dataset_cfg, checkpoint_period, shard_id, num_shards)
     if dry_run:
         print(inference.dry_run(model, dataset_cfg, partitioner))
         return []
@@ -109,10 +107,7 @@ def infer(
         data = inference.examples_and_features(model, dataset_cfg, task, shard_id, num_shards)
         size = _share(task.num_input_examples(dataset_cfg.split), shard_id, num_shards)
         _infer_task(runner, shard, data, dataset_cfg.batch_size, checkpoint_period, write, size)
-        if jax.process_index() == 0:
-            shard.finish(merge_chunked_results)
-        multihost_utils.sync_global_devices(f"inferred {task.name}")
-        print(shard.path if merge_chunked_results else f"{shard.path}: chunks left unmerged", flush=True)
+        _finish(shard, merge_chunked_results)
     return [shard.path for shard in shards.values()]
 
 
@@ -159,6 +154,13 @@ def _write_chunk(
         shard.write_chunk(chunk, lambda path: write_fn(path, inferences, examples, mode, vocabulary))
 
 
+def _finish(shard: Shard, merge: bool) -> None:
+    if jax.process_index() == 0:
+        shard.finish(merge)
+    multihost_utils.sync_global_devices(f"inferred {shard.name}")  # nobody leaves before the file is there
+    print(shard.path if merge else f"{shard.path}: its chunks are left unmerged", flush=True)
+
+
 def _method(model: BaseModel, mode: str) -> Callable[..., Any]:
     if mode not in MODES:
         raise UserError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}{nearest(str(mode), MODES)}")
@@ -170,7 +172,9 @@ def _method(model: BaseModel, mode: str) -> Callable[..., Any]:
     return method
 
 
-def _check_numbers(checkpoint_period: int, shard_id: int, num_shards: int) -> None:
+def _check_settings(cfg: DatasetConfig, checkpoint_period: int, shard_id: int, num_shards: int) -> None:
+    if cfg.task_feature_lengths is None:
+        raise UserError('inference needs lengths: set TASK_FEATURE_LENGTHS={"inputs": 512, "targets": 256} or the like')
     if checkpoint_period < 1:
         raise UserError(f"checkpoint_period={checkpoint_period} must be at least 1 (batches)")
     if num_shards < 1 or not 0 <= shard_id < num_shards:

@@ -3,7 +3,9 @@
 import functools
 import json
 import os
+import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,21 @@ def run(output_dir, model_dir, name="prompts", batch_size=4, split="train", **op
     return infer_script.infer(**arguments)
 
 
+@pytest.fixture(scope="module")
+def whole(folder, model_dir, tmp_path_factory):
+    """The file of an uninterrupted run, alone in its folder with its manifest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METRO_DATA_DIR", str(folder))
+        (path,) = run(tmp_path_factory.mktemp("whole"), model_dir)
+    return path
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of that folder."""
+    return pathlib.Path(shutil.copytree(whole.parent, tmp_path / "finished"))
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -97,10 +114,9 @@ def stop():
     raise Stopped
 
 
-def test_a_prediction_per_example_in_order(tmp_path, model_dir):
-    (path,) = run(tmp_path, model_dir)
-    assert path.name == f"prompts-predict.jsonl-{WHOLE}"
-    found = lines(path)
+def test_a_prediction_per_example_in_order(whole):
+    assert whole.name == f"prompts-predict.jsonl-{WHOLE}"
+    found = lines(whole)
     expected = examples()
     assert len(found) == len(expected) == 40
     for line, example in zip(found, expected, strict=True):
@@ -110,8 +126,8 @@ def test_a_prediction_per_example_in_order(tmp_path, model_dir):
         }
         assert set(line) == {"inputs", "prediction"}
     assert len({line["prediction"] for line in found}) > 5
-    present = {child.name for child in tmp_path.iterdir()}
-    assert present == {path.name, f"{path.name}.COMPLETED", MANIFEST}
+    present = {child.name for child in whole.parent.iterdir()}
+    assert present == {whole.name, f"{whole.name}.COMPLETED", MANIFEST}
 
 
 def test_modes_and_what_a_line_holds(tmp_path, model_dir):
@@ -153,22 +169,20 @@ def test_a_task_without_text_gets_it_from_its_ids(tmp_path, model_dir):
 
 
 @pytest.mark.parametrize("batch_size", [4, 8])
-def test_a_stopped_run_continues_after_its_last_complete_chunk(tmp_path, model_dir, batch_size, capsys):
+def test_a_stopped_run_continues_after_its_last_complete_chunk(tmp_path, model_dir, whole, batch_size, capsys):
     """To the same bytes, also with other batches than before."""
-    whole = run(tmp_path / "whole", model_dir, mode="predict_with_aux")[0].read_bytes()
-    write = functools.partial(stop_at, 2, by=stop)
     with pytest.raises(Stopped):
-        run(tmp_path / "stopped", model_dir, mode="predict_with_aux", write_fn=write)
-    shard = Shard(tmp_path / "stopped", "prompts", "predict_with_aux", 0, 1, "jsonl")
+        run(tmp_path, model_dir, write_fn=functools.partial(stop_at, 2, by=stop))
+    shard = Shard(tmp_path, "prompts", "predict", 0, 1, "jsonl")
     assert len(shard.chunks()) == 2
     assert not shard.path.exists()
-    run(tmp_path / "stopped", model_dir, mode="predict_with_aux", batch_size=batch_size)
+    run(tmp_path, model_dir, batch_size=batch_size)
     assert "continuing after 16 examples" in capsys.readouterr().err
-    assert shard.path.read_bytes() == whole
-    assert len(list((tmp_path / "stopped").iterdir())) == 3
+    assert shard.path.read_bytes() == whole.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_run_that_was_killed_continues(tmp_path, model_dir):
+def test_a_run_that_was_killed_continues(tmp_path, model_dir, whole):
     """kill -9 in a process of its own, while a chunk is being written."""
     script = (
         "import functools, os, signal, sys\n"
@@ -179,25 +193,21 @@ def test_a_run_that_was_killed_continues(tmp_path, model_dir):
     command = [sys.executable, "-c", script, str(tmp_path / "killed"), str(model_dir)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    (whole,) = run(tmp_path / "whole", model_dir)
     (again,) = run(tmp_path / "killed", model_dir)
     assert again.read_bytes() == whole.read_bytes()
 
 
-def test_a_run_killed_between_the_last_file_and_the_tidying(tmp_path, model_dir):
-    (path,) = run(tmp_path, model_dir)
-    whole = path.read_bytes()
-    (tmp_path / f"{path.name}.COMPLETED").unlink()
-    leftover = tmp_path / f"tmp-prompts-{WHOLE}"
+def test_a_run_killed_between_the_last_file_and_the_tidying(finished, model_dir, whole):
+    completed, leftover = finished / f"{whole.name}.COMPLETED", finished / f"tmp-prompts-{WHOLE}"
+    completed.unlink()
     leftover.mkdir()
-    run(tmp_path, model_dir)
-    assert path.read_bytes() == whole
-    assert (tmp_path / f"{path.name}.COMPLETED").exists()
+    run(finished, model_dir)
+    assert (finished / whole.name).read_bytes() == whole.read_bytes()
+    assert completed.exists()
     assert not leftover.exists()
 
 
-def test_shards_together_are_the_whole(tmp_path, model_dir):
-    (whole,) = run(tmp_path / "whole", model_dir)
+def test_shards_together_are_the_whole(tmp_path, model_dir, whole):
     paths = [run(tmp_path / "shards", model_dir, shard_id=i, num_shards=3)[0] for i in (2, 0, 1)]
     assert [path.name for path in paths] == [f"prompts-predict.jsonl-{i:05}-of-00003" for i in (2, 0, 1)]
     together = sorted(line for path in paths for line in path.read_text().splitlines())
@@ -225,23 +235,20 @@ def test_a_mixture_gives_a_file_per_task_and_chunks_can_be_kept(tmp_path, model_
         ({"split": "validation"}, "split: 'train' there, 'validation' asked for"),
     ],
 )
-def test_a_folder_of_something_else_is_refused(tmp_path, model_dir, change, message):
-    (path,) = run(tmp_path, model_dir)
-    before = path.read_bytes()
+def test_a_folder_of_something_else_is_refused(finished, model_dir, whole, change, message):
     with pytest.raises(UserError, match=message):
-        run(tmp_path, model_dir, **change)
-    assert path.read_bytes() == before
+        run(finished, model_dir, **change)
+    assert (finished / whole.name).read_bytes() == whole.read_bytes()
 
 
-def test_a_folder_of_another_checkpoint_is_refused(tmp_path, model_dir):
-    run(tmp_path / "out", model_dir)
+def test_a_folder_of_another_checkpoint_is_refused(finished, tmp_path, model_dir):
     save(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=r"checkpoint: .*asked for"):
-        run(tmp_path / "out", tmp_path / "other")
+        run(finished, tmp_path / "other")
     assert checkpoint_identity(model_dir / "checkpoint_3") != checkpoint_identity(tmp_path / "other" / "checkpoint_3")
-    (tmp_path / "out" / MANIFEST).unlink()
+    (finished / MANIFEST).unlink()
     with pytest.raises(UserError, match=f"but no {MANIFEST}"):
-        run(tmp_path / "out", model_dir)
+        run(finished, model_dir)
 
 
 @pytest.mark.parametrize(

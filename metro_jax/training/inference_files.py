@@ -72,7 +72,7 @@ def write_inferences_to_file(
                 line["prediction_tokens"] = [int(token) for token in outputs[i] if token]
         if aux:
             line["aux"] = jax.tree.map(_json, _row(aux, i))
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        lines.append(json.dumps(line) + "\n")
     epath.Path(path).write_text("".join(lines))
 
 

@@ -5,6 +5,7 @@ once, by the summed `normalizer` of all microbatches.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from metro_jax.model.config import PretrainingConfig
 from metro_jax.model.network import PAD
 from metro_jax.model.pretraining import PretrainingOutputs, gather
+from metro_jax.model.rows import over_pieces
 
 Scalar = Float[Array, ""]
 Metrics = dict[str, tuple[Scalar, Scalar]]
@@ -34,6 +36,29 @@ class LossSums:
     total: Scalar
     normalizer: Scalar
     metrics: Metrics
+
+
+@struct.dataclass
+class MetroCounts:
+    """What the combination of spec 5.3 divides and multiplies by: ng, nr and nd.
+
+    They follow from the ids alone, so a trainer can take them over more rows than one call of the loss sees.
+    """
+
+    generator: Scalar  # masked positions
+    rtd: Scalar  # positions with an RTD loss
+    sample_size: Scalar
+
+
+def metro_counts(batch: Mapping[str, Int[Array, "batch length"]], config: PretrainingConfig) -> MetroCounts:
+    """The counts of a batch before any network has run."""
+    masked, valid = batch["generator_target_tokens"] != PAD, batch["decoder_target_tokens"] != PAD
+    in_reach = _count(jnp.minimum(jnp.sum(masked, axis=1), config.masked_ceiling(masked.shape[1])))
+    return MetroCounts(
+        generator=in_reach,
+        rtd=_count(masked if config.target == "both" else valid),
+        sample_size=_count(valid) if config.target == "none" else in_reach,
+    )
 
 
 def cross_entropy(
@@ -83,7 +108,7 @@ def generator_loss(outputs: PretrainingOutputs) -> tuple[Scalar, Scalar, Metrics
     metrics = {
         "generator_loss": (total * BITS, count),
         "generator_accuracy": _accuracy(outputs.generator_logits, targets, where),
-        "dropped_masks": (_count(outputs.generator_targets != PAD) - count, jnp.ones(())),
+        "dropped_masks": (_count(outputs.generator_targets != PAD) - count, jnp.float32(targets.shape[0])),  # per row
     }
     return total, count, metrics
 
@@ -123,7 +148,7 @@ def corrective_lm_loss(outputs: PretrainingOutputs, config: PretrainingConfig) -
         losses, nll = losses * weight, nll * weight
         # In target "none" the mean runs over pads too (spec 5.2, quirk 8).
         mean_over = jnp.ones_like(where) if config.target == "none" else where
-        mean_weight = _mean(masked_sum(weight, mean_over), _count(mean_over))
+        mean_weight = _mean(over_pieces(masked_sum(weight, mean_over)), over_pieces(_count(mean_over)))
     safe = jnp.where(mean_weight > 0, mean_weight, 1.0)
     total, count = masked_sum(losses, where), _count(where)
     if config.divide_by_mean_weight:
@@ -153,15 +178,21 @@ def _decoder_accuracies(outputs: PretrainingOutputs) -> Metrics:
     return {"replaced_accuracy": _accuracy(outputs.logits, gather(original, positions), where)}
 
 
-def metro_loss(outputs: PretrainingOutputs, config: PretrainingConfig) -> LossSums:
-    """The three losses combined exactly as the reference does, with local counts (spec 5.3)."""
+def metro_loss(outputs: PretrainingOutputs, config: PretrainingConfig, counts: MetroCounts | None = None) -> LossSums:
+    """The three losses combined exactly as the reference does (spec 5.3).
+
+    Args:
+        counts: of the rows over which the means of MLM and RTD are taken; None takes them over the rows at hand.
+    """
     generator_sum, num_generator, metrics = generator_loss(outputs)
     rtd_sum, num_rtd, rtd_metrics = rtd_loss(outputs, config.target)
     lm_sum, sample_size, lm_metrics = corrective_lm_loss(outputs, config)
+    if counts is None:
+        counts = MetroCounts(num_generator, num_rtd, sample_size)
     total = (
-        _mean(generator_sum, num_generator) * sample_size
+        _mean(generator_sum, counts.generator) * counts.sample_size
         + config.lm_loss_weight * lm_sum
-        + config.rtd_loss_weight * _mean(rtd_sum, num_rtd) * sample_size
+        + config.rtd_loss_weight * _mean(rtd_sum, counts.rtd) * counts.sample_size
     )
     metrics = {"loss": (total * BITS, sample_size), **lm_metrics, **metrics, **rtd_metrics}
     return LossSums(total, sample_size, metrics)

@@ -1,32 +1,37 @@
 """Training: `python -m metro_jax.train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin.MODEL_DIR=...`.
 
-Pretraining and finetuning are the same loop; the gin files say what model, data and checkpoints it works on.
+Pretraining and finetuning are the same loop (`training/loop.py`); the gin files say what model, data and checkpoints it
+works on.
 """
 
 import metro_jax.training  # noqa: F401, I001 - first: it quietens TensorFlow, which seqio loads
 import contextlib
 import functools
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
 import jax
 import numpy as np
 import seqio
-from absl import flags, logging
+from absl import flags
 
-from metro_jax.training import gin_utils, report
-from metro_jax.training.checkpoints import CheckpointConfig, Checkpointer, checkpoint_steps, restore_params
+from metro_jax.training import flops, gin_utils, report
+from metro_jax.training.batches import Batches
+from metro_jax.training.checkpoints import CheckpointConfig, Checkpointer, checkpoint_steps, data_shards, restore_params
 from metro_jax.training.errors import UserError
-from metro_jax.training.inference import TaskEvaluator, table
+from metro_jax.training.evaluation import Evaluation
+from metro_jax.training.loop import Loop
 from metro_jax.training.models import BaseModel
 from metro_jax.training.optimizers import Optimizer
-from metro_jax.training.partitioning import PjitPartitioner
-from metro_jax.training.progress import Progress
+from metro_jax.training.partitioning import DataLayout, PjitPartitioner
+from metro_jax.training.preemption import Preemption
+from metro_jax.training.progress import TRAIN, Progress
 from metro_jax.training.trainer import Trainer
-from metro_jax.training.utils import DatasetConfig, check_fits, get_dataset
+from metro_jax.training.utils import DatasetConfig, check_fits
+
+SEED = "random_seed"
 
 
 def train(
@@ -49,19 +54,21 @@ def train(
     summarize_config_fn: Callable[..., None] | None = None,
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     run_eval_before_training: bool = False,
+    profile_steps: Sequence[int] | None = None,
     dry_run: bool = False,
 ) -> tuple[int, Optimizer]:
     """Trains until `total_steps`, continuing from the newest checkpoint of `model_dir` if there is one.
 
     Args:
         train_dataset_cfg: training batches.
-        train_eval_dataset_cfg: losses are taken on `eval_steps` batches of each of its tasks every `eval_period` steps.
+        train_eval_dataset_cfg: losses are taken on `eval_steps` batches of it every `eval_period` steps.
         infer_eval_dataset_cfg: tasks whose metrics are computed from scores and predictions, as often.
         checkpoint_cfg: `restore.path` gives first parameters, without moments or step (finetuning), and is not looked
             at again once `model_dir` has a checkpoint of its own.
         stats_period: steps per log line; None means min(100, eval_period).
         relative_steps: train this many steps beyond the newest checkpoint, instead of until `total_steps`.
         random_seed: of initialisation, dropout, the generator's draws and, by default, the data.
+        profile_steps: (first, last) update to record for TensorBoard's profiler, in `model_dir`/profile.
         dry_run: print what would be done and stop.
 
     Returns:
@@ -72,111 +79,110 @@ def train(
     """
     partitioner = partitioner or PjitPartitioner()
     checkpoint_cfg = checkpoint_cfg or CheckpointConfig()
-    stats_period = stats_period or min(100, eval_period)
     for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg, infer_eval_dataset_cfg)):
         check_fits(model, cfg)
     own = checkpoint_steps(model_dir)
     initial = checkpoint_cfg.restore.find() if checkpoint_cfg.restore and not own else []
-
-    dataset = _dataset(model, train_dataset_cfg, random_seed)
-    shapes = {name: (train_dataset_cfg.batch_size, *spec.shape[1:]) for name, spec in dataset.element_spec.items()}
+    partitioner.check_batch_size(train_dataset_cfg.batch_size)
+    layout = partitioner.data_layout(train_dataset_cfg.batch_size)
+    newest = f"{model_dir}/checkpoint_{own[-1]}" if own else None
+    batches, continues = _open_data(model, train_dataset_cfg, layout, random_seed, newest)
     trainer = trainer_cls(
         model=model,
         partitioner=partitioner,
-        input_shapes=shapes,
+        input_shapes=batches.shapes,
         random_seed=random_seed,
         use_hardware_rng=use_hardware_rng,
     )
     if dry_run:
-        print(report.dry_run(trainer, shapes))
+        print(report.dry_run(trainer, batches.shapes))
         return 0, trainer.abstract_state
-    batches = iter(dataset)
 
     with contextlib.ExitStack() as stack:
-        checkpointer = stack.enter_context(Checkpointer(model_dir, checkpoint_cfg.save))
-        step, state, saved = _start(trainer, checkpointer, initial, batches)
+        scores: dict[int, float] = {}
+        checkpointer = stack.enter_context(Checkpointer(model_dir, checkpoint_cfg.save, scores))
+        step, state, saved = _start(trainer, checkpointer, initial, batches if continues else None, random_seed)
         total_steps = step + relative_steps if relative_steps else total_steps
-        if summarize_config_fn is not None and jax.process_index() == 0:
-            summarize_config_fn(model_dir)
         progress = Progress(
-            model_dir if jax.process_index() == 0 else None,
+            model_dir,
             total_steps,
-            stats_period,
+            stats_period or min(100, eval_period),
             eval_period,
             first_step=step,
             saved=saved,
             checkpoints=checkpointer.steps(),
+            scores=scores,
+            best_metric=checkpoint_cfg.save.best_metric if checkpoint_cfg.save else None,
+            writes=jax.process_index() == 0,
+            **_utilisation(trainer, batches.shapes),
         )
         stack.callback(progress.close)
-        losses, metrics = _evaluations(
-            model, partitioner, trainer, train_eval_dataset_cfg, infer_eval_dataset_cfg, eval_steps, random_seed,
-            inference_evaluator_cls, model_dir,
-        )  # fmt: skip
-
-        def evaluate(step: int) -> None:
-            for name, averages in losses(state.target):
-                progress.evaluation(step, name, averages)
-            for task, values in metrics(state.target, step).items():
-                progress.write(step, f"inference_eval/{task}", values)
-                print(table({task: values}), file=sys.stderr)
-
-        def save(step: int) -> None:
-            progress.flush()  # a checkpoint never holds what came of a loss that was not finite
-            if checkpoint_cfg.save is not None and step != checkpointer.latest_step():
-                checkpointer.save(step, state.state_dict(), batches, progress.state())
-                progress.checkpoints.append(step)
-
-        if run_eval_before_training and step == 0:
-            evaluate(step)
-        if step >= total_steps:
-            logging.info("%s is at step %d already: nothing to train", model_dir, step)
-        stop = stack.enter_context(_signals())
-        progress.start()
-        while step < total_steps:
-            batch = _next(batches, train_dataset_cfg)
-            state, step_metrics = trainer.train(state, partitioner.shard_batch(batch))
-            step += 1
-            progress.add(step, step_metrics, tokens=int(np.count_nonzero(batch["encoder_input_tokens"])))
-            last = step == total_steps or bool(stop)
-            if last or (checkpoint_cfg.save and step % checkpoint_cfg.save.period == 0):
-                save(step)
-            if step == total_steps or (step % eval_period == 0 and not last):
-                evaluate(step)
-                progress.start()
-            if stop:
-                checkpointer.wait()
-                saved_at = (
-                    f"a checkpoint of step {checkpointer.latest_step()}" if checkpointer.steps() else "no checkpoint"
-                )
-                print(f"stopped after step {step} with {saved_at}; the same command continues", file=sys.stderr)
-                break
-        return step, state
+        if summarize_config_fn is not None and jax.process_index() == 0:
+            summarize_config_fn(model_dir, progress.writer(TRAIN), step)
+        loop = Loop(
+            trainer=trainer,
+            partitioner=partitioner,
+            batches=batches,
+            checkpointer=checkpointer,
+            progress=progress,
+            evaluation=Evaluation(
+                model,
+                trainer,
+                partitioner,
+                train_eval_dataset_cfg,
+                infer_eval_dataset_cfg,
+                eval_steps,
+                random_seed,
+                inference_evaluator_cls,
+                f"{model_dir}/inference_eval",
+            ),
+            preemption=stack.enter_context(Preemption()),
+            total_steps=total_steps,
+            eval_period=eval_period,
+            save_period=checkpoint_cfg.save.period if checkpoint_cfg.save else None,
+            run_state={SEED: random_seed},
+            saves_position=layout.is_first,
+            evaluate_first=run_eval_before_training,
+            profile_steps=profile_steps,
+            profile_dir=f"{model_dir}/profile",
+        )
+        return loop.run(step, state)
 
 
-def _dataset(model: BaseModel, cfg: DatasetConfig, seed: int, num_epochs: int | None = None) -> Any:
-    return get_dataset(
-        cfg, jax.process_index(), jax.process_count(), model.FEATURE_CONVERTER_CLS, num_epochs=num_epochs, seed=seed
-    )
-
-
-def _next(batches: Iterator[Any], cfg: DatasetConfig) -> dict[str, np.ndarray]:
-    """The next batch as NumPy arrays."""
-    try:
-        return {name: np.asarray(x) for name, x in next(batches).items()}
-    except StopIteration:
-        raise UserError(
-            f"{cfg.mixture_or_task_name!r}, split {cfg.split!r}, gives no batch: it has no examples, or all of them "
-            f"are filtered out with TASK_FEATURE_LENGTHS={dict(cfg.task_feature_lengths)}"
-        ) from None
+def _open_data(
+    model: BaseModel, cfg: DatasetConfig, layout: DataLayout, seed: int, newest: str | None
+) -> tuple[Batches, bool]:
+    """The training batches, and whether the position saved in the newest checkpoint applies to them."""
+    converter = model.FEATURE_CONVERTER_CLS
+    if newest is None:
+        return Batches(cfg, layout, converter, seed, cfg.num_shards), False
+    saved = data_shards(newest)
+    if saved is not None and saved % layout.num_shards == 0:
+        return Batches(cfg, layout, converter, seed, saved), True
+    if saved is None:
+        why = "it was saved without a position in the data"
+    else:
+        why = f"its data is read in {saved} shards, which {layout.num_shards} groups of processes cannot share evenly"
+    print(f"{newest}: {why}. Parameters, moments and step continue; reading starts anew, in another order, so the run "
+          "will not equal an uninterrupted one", file=sys.stderr)  # fmt: skip
+    step = int(newest.rsplit("_", 1)[1])
+    anew = int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
+    return Batches(cfg, layout, converter, anew, cfg.num_shards), False
 
 
 def _start(
-    trainer: Trainer, checkpointer: Checkpointer, initial: Sequence[Any], batches: Any
-) -> tuple[int, Optimizer, dict[str, Any]]:
+    trainer: Trainer, checkpointer: Checkpointer, initial: Sequence[Any], batches: Batches | None, seed: int
+) -> tuple[int, Optimizer, Mapping[str, Any]]:
     """Step, state and log sums to begin with: the run's own newest checkpoint, given parameters, or fresh ones."""
     if checkpointer.latest_step() is not None:
         step, state_dict, saved = checkpointer.restore(trainer.abstract_state_dict(), batches)
-        print(f"continuing from {checkpointer.folder / f'checkpoint_{step}'}", file=sys.stderr)
+        path = checkpointer.folder / f"checkpoint_{step}"
+        if saved.get(SEED, seed) != seed:
+            raise UserError(
+                f"{path} was made with RANDOM_SEED={saved[SEED]}, not {seed}: dropout, draws and data would not be the "
+                f"run's. Set RANDOM_SEED={saved[SEED]}, or another MODEL_DIR with INITIAL_CHECKPOINT_PATH={path}"
+            )
+        print(f"continuing from {path}", file=sys.stderr)
         return step, trainer.restore_state(state_dict), saved
     if not initial:
         return 0, trainer.init_state(), {}
@@ -186,56 +192,13 @@ def _start(
     return 0, trainer.init_state(params), {}
 
 
-def _evaluations(
-    model: BaseModel,
-    partitioner: PjitPartitioner,
-    trainer: Trainer,
-    train_eval_cfg: DatasetConfig | None,
-    infer_eval_cfg: DatasetConfig | None,
-    eval_steps: int,
-    seed: int,
-    evaluator_cls: Callable[..., seqio.Evaluator],
-    model_dir: str,
-) -> tuple[Callable[[Any], Iterator[tuple[str, Iterator[Any]]]], Callable[[Any, int], dict[str, dict[str, float]]]]:
-    """Two functions: losses of held-out batches by task, and metrics of tasks from scores and predictions."""
-
-    def losses(params: Any) -> Iterator[tuple[str, Iterator[Any]]]:
-        if train_eval_cfg is None or not eval_steps:
-            return
-        dataset = _dataset(model, train_eval_cfg, seed, num_epochs=1).take(eval_steps)
-        batches = (partitioner.shard_batch(batch) for batch in dataset.as_numpy_iterator())
-        yield train_eval_cfg.mixture_or_task_name, (trainer.eval(params, b, i) for i, b in enumerate(batches))
-
-    if infer_eval_cfg is None:
-        return losses, lambda params, step: {}
-    evaluator = TaskEvaluator(model, infer_eval_cfg, partitioner, evaluator_cls, f"{model_dir}/inference_eval")
-    return losses, evaluator.evaluate
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that becomes non-empty when the process is asked to end (SIGTERM, Ctrl-C): the loop then saves and leaves.
-
-    Asked again, it ends at once.
-    """
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("saving a checkpoint before stopping; once more to stop at once", file=sys.stderr)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread, where signals do not arrive anyway
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _utilisation(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What model FLOPs utilisation is computed from, where the peak of the devices is known."""
+    devices = trainer.partitioner.mesh.devices.flat
+    peak = flops.peak_flops(devices[0])
+    if peak is None:
+        return {}
+    return {"flops_per_step": trainer.flops_per_step(shapes), "peak_flops": peak * len(devices)}
 
 
 def _run(values: flags.FlagValues) -> None:

@@ -31,7 +31,7 @@ from tests.training.stand_in import BagModel
 
 PREPARED = "metro_jax.tasks.prepared"
 LENGTHS = {"inputs": 16, "targets": 4}
-SPEEDS = {"tokens_per_second", "steps_per_second"}
+SPEEDS = {"tokens_per_second", "steps_per_second", "examples_per_second", "data_wait", "mfu"}
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +141,6 @@ def test_a_run_stops_at_nan_and_names_the_last_good_checkpoint(tmp_path):
     ):
         run(tmp_path, rate=1e38, save=SaveCheckpointConfig(period=1))
     assert checkpoint_steps(tmp_path) == [1, 2]
-
-
-def test_data_without_examples_is_named():
-    cfg = DatasetConfig("prompts", LENGTHS, "train", 8)
-    with pytest.raises(ValueError, match="'prompts', split 'train', gives no batch"):
-        train_script._next(iter([]), cfg)
 
 
 BINDINGS = {

@@ -15,6 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from metro_jax.model.config import MetroConfig
+from metro_jax.model.rows import keys_by_row
 
 # Finite, so that a row with no visible key gives an average rather than NaN; such rows are never read (spec 2.6).
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -89,6 +90,20 @@ def toeplitz(line: Num[Array, "heads two_length_minus_1"]) -> Num[Array, "heads 
     return rows.reshape(heads, length, width - 1)[:, :, :length]
 
 
+class Dropout(nn.Module):
+    """Zeroes a share `rate` of x and scales up the rest; every row of the batch has its own key (`rows.py`)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch ..."], deterministic: bool = True) -> Float[Array, "batch ..."]:
+        if deterministic or self.rate == 0.0:
+            return x
+        keys = keys_by_row(self.make_rng("dropout"), x.shape[0])
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), 0)
+
+
 class Dense(nn.Module):
     """y = x W + b over the last `len(in_axes)` axes of x.
 
@@ -155,7 +170,7 @@ class Attention(nn.Module):
         self.query, self.key, self.value = heads(), heads(), heads()
         out_shape, out_axes = (c.num_heads, c.head_dim, c.d_model), ("heads", "kv", "embed")
         self.out = Dense(out_shape, out_axes, init, num_inputs=2, dtype=c.dtype)
-        self.dropout = nn.Dropout(c.attention_dropout_rate)
+        self.dropout = Dropout(c.attention_dropout_rate)
 
     def keys_values(self, x: Float[Array, "batch keys d_model"]) -> tuple[Array, Array]:
         """Projected keys and values, each [batch, keys, heads, head_dim]."""
@@ -214,7 +229,7 @@ class Mlp(nn.Module):
         wi_init = normal(0.02**2 if self.generator else 1 / (2 * c.d_ff))
         wo_init = normal(0.02**2 if self.generator else 1 / (2 * c.d_model))
         hidden = nn.relu(Dense((c.d_model, c.d_ff), ("embed", "mlp"), wi_init, dtype=c.dtype, name="wi")(x))
-        hidden = nn.Dropout(c.mlp_dropout_rate)(hidden, deterministic=deterministic)
+        hidden = Dropout(c.mlp_dropout_rate)(hidden, deterministic=deterministic)
         hidden = with_logical_constraint(hidden, ("batch", "length", "mlp"))
         return Dense((c.d_ff, c.d_model), ("mlp", "embed"), wo_init, dtype=c.dtype, name="wo")(hidden)
 
@@ -243,7 +258,7 @@ class EncoderLayer(nn.Module):
         # A product with one-hot rows: its gradient is a product too, where a gather's would be a scatter.
         one_hot = jax.nn.one_hot(buckets, c.relative_attention_num_buckets, dtype=jnp.float32)
         bias = toeplitz(jnp.einsum("rb,bh->hr", one_hot, jnp.asarray(table), precision="highest"))
-        drop = nn.Dropout(c.dropout_rate)
+        drop = Dropout(c.dropout_rate)
         attended = Attention(c, self.generator, name="self_attention")(x, x, mask, bias, deterministic)
         x = clamp_float16(layer_norm(c, "self_attention_norm")(x + drop(attended, deterministic=deterministic)))
         y = Mlp(c, self.generator, name="mlp")(x, deterministic)
@@ -264,7 +279,7 @@ class DecoderLayer(nn.Module):
         self.self_attention_norm = layer_norm(c)
         self.cross_attention_norm = layer_norm(c)
         self.mlp_norm = layer_norm(c)
-        self.drop = nn.Dropout(c.dropout_rate)
+        self.drop = Dropout(c.dropout_rate)
 
     def finish(
         self, x: Array, attended: Array, cross: tuple[Array, Array], cross_mask: Array | None, det: bool

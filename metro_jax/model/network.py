@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from metro_jax.model.config import PAD_POSITION, MetroConfig
 from metro_jax.model.layers import (
     DecoderLayer,
+    Dropout,
     EncoderLayer,
     layer_norm,
     named,
@@ -151,7 +152,7 @@ class Stack(nn.Module):
             self.position_embedding = self.param("position_embedding", boxed, (c.position_rows, c.d_model))
         if self.own_norm:
             self.embedding_norm = layer_norm(c)
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(
         self, embedding: Embedding, tokens: Tokens, rows: Tokens, deterministic: bool, main: "Stack | None" = None

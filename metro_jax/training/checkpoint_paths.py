@@ -20,6 +20,10 @@ class SaveCheckpointConfig:
         period: steps between checkpoints; the last step is always saved.
         dtype: of the saved parameters; anything but float32 makes a restart inexact.
         keep: how many of the newest to keep; None keeps all.
+        keep_best: how many more to keep, those with the best values of `best_metric`.
+        best_metric: as metrics.jsonl names it, split and metric: "training_eval/TASK/loss",
+            "inference_eval/TASK/accuracy".
+        best_mode: "max" or "min": which values are best.
         save_dataset: also save the position in the data, without which a restart cannot be exact.
     """
 
@@ -27,10 +31,22 @@ class SaveCheckpointConfig:
     dtype: str = "float32"
     keep: int | None = None
     save_dataset: bool = True
+    keep_best: int = 0
+    best_metric: str | None = None
+    best_mode: str = "max"
 
     def __post_init__(self) -> None:
         if self.period < 1 or (self.keep is not None and self.keep < 1):
             raise ValueError(f"period={self.period!r} and keep={self.keep!r} must be at least 1 (keep may be None)")
+        if self.best_mode not in ("max", "min"):
+            raise ValueError(f"best_mode={self.best_mode!r} must be 'max' or 'min'")
+        if self.keep_best < 0 or bool(self.keep_best) != bool(self.best_metric):
+            raise ValueError(
+                f"keep_best={self.keep_best!r} and best_metric={self.best_metric!r} go together: a number of "
+                "checkpoints and the metric to judge them by, such as 'inference_eval/TASK/accuracy'"
+            )
+        if self.keep_best and self.keep is None:
+            raise ValueError("keep=None keeps every checkpoint; set keep as well for keep_best to mean something")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype={self.dtype!r}: parameters are saved as 'float32' or 'bfloat16'")
 
@@ -84,6 +100,17 @@ def checkpoint_steps(model_dir: str | os.PathLike[str]) -> list[int]:
 
 def _is_complete(folder: epath.Path) -> bool:
     return (folder / STATE).is_dir() and ocp.utils.is_checkpoint_finalized(folder)
+
+
+def data_shards(checkpoint: str | os.PathLike[str]) -> int | None:
+    """In how many shards the run behind a checkpoint reads its data; None where the position was not saved."""
+    folder = epath.Path(checkpoint) / DATASET
+    if not folder.is_dir():
+        return None
+    found = [re.fullmatch(r"train_ds-(\d+)-of-(\d+)\.index", child.name) for child in folder.iterdir()]
+    counts = {int(match[2]) for match in found if match}
+    complete = len(counts) == 1 and sum(map(bool, found)) == next(iter(counts))
+    return next(iter(counts)) if complete else None
 
 
 def find_checkpoints(path: str | os.PathLike[str]) -> list[epath.Path]:

@@ -1,22 +1,21 @@
 """Checkpoints in T5X's folder layout, MODEL_DIR/checkpoint_<step>/, written by Orbax.
 
-A checkpoint has three parts: `state` (parameters, moments, step), `dataset` (where each process stands in its data) and
-`progress` (metrics summed since the last log line). Orbax writes into a temporary folder and renames it when everything
-is there, so a checkpoint whose writing was cut short is never found.
+A checkpoint has three parts: `state` (parameters, moments, step), `dataset` (where each shard of the data stands) and
+`progress` (the random seed, and metrics summed since the last log line). Orbax writes into a temporary folder and
+renames it when everything is there, so a checkpoint whose writing was cut short is never found.
 """
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorflow as tf
-from absl import logging
 from etils import epath
 
+from metro_jax.training.batches import Batches, restore_position, save_position
 from metro_jax.training.checkpoint_paths import (
     DATASET,
     PREFIX,
@@ -26,6 +25,7 @@ from metro_jax.training.checkpoint_paths import (
     RestoreCheckpointConfig,
     SaveCheckpointConfig,
     checkpoint_steps,
+    data_shards,
     find_checkpoints,
 )
 from metro_jax.training.errors import UserError
@@ -37,6 +37,7 @@ __all__ = [
     "RestoreCheckpointConfig",
     "SaveCheckpointConfig",
     "checkpoint_steps",
+    "data_shards",
     "find_checkpoints",
     "restore_params",
     "stored_shapes",
@@ -47,53 +48,74 @@ PRETRAINING_ONLY = ("generator", "rtd_head")
 
 
 class DatasetHandler(ocp.CheckpointHandler):
-    """Position of a tf.data iterator, one file per process; synchronous, since the iterator moves on right after."""
-
-    def _prefix(self, directory: epath.Path) -> str:
-        return os.fspath(directory / f"train_ds-{jax.process_index():05d}-of-{jax.process_count():05d}")
+    """Where the data stands, a file per shard; synchronous, since the iterators move on right after."""
 
     def save(self, directory: epath.Path, args: "DatasetSave") -> None:
-        """Writes the iterator's position."""
-        tf.train.Checkpoint(ds=args.iterator).write(self._prefix(directory))
+        """Writes this process's part."""
+        if args.batches is not None:
+            save_position(args.batches, directory)
 
     def restore(self, directory: epath.Path, args: "DatasetRestore") -> Any:
-        """Moves the given iterator to the saved position."""
-        prefix = self._prefix(directory)
-        if not epath.Path(f"{prefix}.index").exists():
-            raise UserError(
-                f"{directory}: no data position for process {jax.process_index()} of {jax.process_count()}; it was "
-                "saved with another number of processes, to which it is tied. Continue with as many, or set "
-                "utils.SaveCheckpointConfig.save_dataset=False to start reading anew"
-            )
-        tf.train.Checkpoint(ds=args.iterator).read(prefix).assert_consumed()
-        return args.iterator
+        """Moves the given iterators to the saved position."""
+        restore_position(args.batches, directory)
+        return args.batches
 
 
 @ocp.args.register_with_handler(DatasetHandler, for_save=True)
 @dataclasses.dataclass
 class DatasetSave(ocp.args.CheckpointArgs):
-    """The iterator to save."""
+    """The data to save the position of; None where another process saves the same shards."""
 
-    iterator: Any
+    batches: Batches | None
 
 
 @ocp.args.register_with_handler(DatasetHandler, for_restore=True)
 @dataclasses.dataclass
 class DatasetRestore(ocp.args.CheckpointArgs):
-    """The iterator to move."""
+    """The data to move."""
 
-    iterator: Any
+    batches: Batches
+
+
+class Preserved:
+    """Which checkpoints Orbax keeps: the newest, and those with the best values of a metric.
+
+    A checkpoint is written before it is evaluated, so a value decides from the next saving on.
+    """
+
+    def __init__(self, config: SaveCheckpointConfig, scores: Mapping[int, float]) -> None:
+        self.config, self.scores = config, scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """One answer per checkpoint, given oldest first."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        if self.config.keep is None:
+            return [True] * len(steps)
+        sign = -1 if self.config.best_mode == "max" else 1
+        ranked = sorted((step for step in steps if step in self.scores), key=lambda step: sign * self.scores[step])
+        kept = {*steps[-self.config.keep :], *ranked[: self.config.keep_best]}
+        return [step in kept for step in steps]
 
 
 class Checkpointer:
-    """The checkpoints of one model folder. Use as a context manager: leaving it waits for what is being written."""
+    """The checkpoints of one model folder. Use as a context manager: leaving it waits for what is being written.
 
-    def __init__(self, model_dir: str | os.PathLike[str], config: SaveCheckpointConfig | None = None) -> None:
+    Args:
+        scores: step -> value of the configuration's `best_metric`, looked at with every saving.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | os.PathLike[str],
+        config: SaveCheckpointConfig | None = None,
+        scores: Mapping[int, float] | None = None,
+    ) -> None:
         self.config = config or SaveCheckpointConfig()
         self.folder = epath.Path(model_dir).absolute()
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
-            max_to_keep=self.config.keep,
+            preservation_policy=Preserved(self.config, {} if scores is None else scores),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
@@ -123,28 +145,36 @@ class Checkpointer:
         steps = self.steps()
         return steps[-1] if steps else None
 
-    def save(self, step: int, state: Mapping[str, Any], iterator: Any = None, progress: Any = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        batches: Batches | None = None,
+        progress: Any = None,
+        saves_position: bool = True,
+    ) -> None:
         """Copies `state` and returns; files are written in the background.
 
         Args:
             state: `Optimizer.state_dict()`.
-            iterator: a tf.data iterator, saved when the configuration says so.
+            batches: its position is saved when the configuration says so.
             progress: anything JSON can hold.
+            saves_position: False where another process saves the same shards.
         """
         if self.config.dtype != "float32":
             target = jax.tree.map(lambda x: x.astype(self.config.dtype), state["target"])
             state = {**state, "target": target}
         items: dict[str, Any] = {STATE: ocp.args.PyTreeSave(state), PROGRESS: ocp.args.JsonSave(progress or {})}
-        if iterator is not None and self.config.save_dataset:
-            items[DATASET] = DatasetSave(iterator)
+        if batches is not None and self.config.save_dataset:
+            items[DATASET] = DatasetSave(batches if saves_position else None)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, state: Any, iterator: Any = None) -> tuple[int, Any, Any]:
+    def restore(self, state: Any, batches: Batches | None = None) -> tuple[int, Any, Any]:
         """The newest checkpoint: its step, its state on the devices and with the types of `state`, its progress.
 
         Args:
-            state: the tree to fill; its leaves are arrays or ShapeDtypeStructs with shardings.
-            iterator: moved to where it was, if the checkpoint has that.
+            state: the tree to fill; its leaves are arrays or ShapeDtypeStructs with shardings, on any mesh.
+            batches: moved to where they were; they have as many shards as the checkpoint.
 
         Raises:
             ValueError: the checkpoint cannot be read, or does not fit the model.
@@ -159,10 +189,8 @@ class Checkpointer:
             raise ValueError(self._damaged(step, error)) from error
         check_same_tree(path, stored, state)
         items: dict[str, Any] = {STATE: _restore_args(state), PROGRESS: ocp.args.JsonRestore()}
-        if iterator is not None and (path / DATASET).is_dir():
-            items[DATASET] = DatasetRestore(iterator)
-        elif iterator is not None:
-            logging.warning("%s has no data position: reading starts anew, so the run is not repeatable.", path)
+        if batches is not None:
+            items[DATASET] = DatasetRestore(batches)
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except UserError:

@@ -12,6 +12,7 @@ from absl import flags, logging
 from etils import epath
 from gin import config as gin_config
 
+from metro_jax.training import distributed
 from metro_jax.training.errors import UserError, nearest
 from metro_jax.training.gin_errors import explain, symbols
 
@@ -46,6 +47,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("seqio_additional_cache_dirs", [], "Folders with cached seqio tasks.", flag_values=values)
     flags.DEFINE_string("tfds_data_dir", None, "Folder of TFDS datasets.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the configuration and the parameters, then stop.", flag_values=values)
+    distributed.define_flags(values)
     for name in ("alsologtostderr", "logtostderr"):
         flags.DEFINE_bool(name, True, "Accepted: messages always go to stderr.", flag_values=values)
     return values
@@ -202,7 +204,9 @@ def run(
     flags.FLAGS.mark_as_parsed()  # absl would otherwise say that it logs before its own flags are read
     logging.use_absl_handler()
     try:
-        main(parse_flags(list(sys.argv if argv is None else argv), define))
+        values = parse_flags(list(sys.argv if argv is None else argv), define)
+        distributed.initialize(values)
+        main(values)
     except KeyboardInterrupt:
         print("stopped by the user; start the same command again to continue from the last checkpoint", file=sys.stderr)
         return 130

@@ -1,24 +1,22 @@
 """What a runtime may ask of a model: T5X's protocol by duck typing, plus `loss_sums`, which the native trainer uses.
 
-A model knows its network, its losses and its decoding; it knows nothing of meshes, checkpoints or data files.
+A model knows its network, its losses and its decoding; it knows nothing of meshes, checkpoints or data files. What it
+says of seqio and clu is imported when it is asked for: a training step runs where there is neither.
 """
 
+import importlib
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import clu.metrics
 import flax.core
 import jax
 import jax.numpy as jnp
-import seqio
 from flax import linen as nn
 from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Array, Float, Int
 
 from metro_jax import decoding, objectives
-from metro_jax.data import feature_converters
-from metro_jax.data.preprocessors import max_masked
 from metro_jax.model import cache as decoding_cache
 from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.model.network import PAD, EncoderDecoder
@@ -26,6 +24,9 @@ from metro_jax.model.pretraining import MetroPretraining
 from metro_jax.objectives import LossSums
 from metro_jax.training.optimizers import MetroAdamW, OptaxWrapper
 from metro_jax.training.trees import unflatten
+
+if TYPE_CHECKING:
+    import seqio
 
 Params = Any
 Batch = Mapping[str, Array]
@@ -51,6 +52,16 @@ def split_axes(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {"params": nn.unbox(flax.core.unfreeze(variables["params"])), "params_axes": unflatten(axes)}
 
 
+class _FeatureConverter:
+    """A class of `metro_jax.data.feature_converters`, imported (with TensorFlow) when it is looked at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return getattr(importlib.import_module("metro_jax.data.feature_converters"), self.name)
+
+
 class BaseModel:
     """Common part of the two models.
 
@@ -62,15 +73,15 @@ class BaseModel:
             which is right without microbatches only, since T5X sums the gradients of microbatches.
     """
 
-    FEATURE_CONVERTER_CLS: type[seqio.FeatureConverter]
+    FEATURE_CONVERTER_CLS: Any  # a class of seqio feature converters
 
     def __init__(
         self,
         config: MetroConfig,
         module: nn.Module,
         optimizer_def: OptaxWrapper | None,
-        input_vocabulary: seqio.Vocabulary | None,
-        output_vocabulary: seqio.Vocabulary | None,
+        input_vocabulary: "seqio.Vocabulary | None",
+        output_vocabulary: "seqio.Vocabulary | None",
         loss_normalizing_factor: float | None,
     ) -> None:
         self.config = config
@@ -91,8 +102,21 @@ class BaseModel:
     def _init(self, rng: Array, batch: Batch) -> Mapping[str, Any]:
         raise NotImplementedError
 
-    def loss_sums(self, params: Params, batch: Batch, rng: Array, deterministic: bool = False) -> LossSums:
-        """(total, normalizer, metrics): sums, so that batches can be added up before the one division (spec 5.3)."""
+    def counts(self, batch: Batch) -> Any:
+        """Numbers that the loss of a row depends on besides the row: how many positions its batch has, by kind.
+
+        A tree of scalars that follow from the ids alone, or None where the loss is a plain sum over rows.
+        """
+        del batch
+
+    def loss_sums(
+        self, params: Params, batch: Batch, rng: Array, deterministic: bool = False, counts: Any = None
+    ) -> LossSums:
+        """(total, normalizer, metrics): sums, so that batches can be added up before the one division (spec 5.3).
+
+        Args:
+            counts: as `counts(...)` gives them, of the rows over which means are taken; None means these rows.
+        """
         raise NotImplementedError
 
     def loss_fn(
@@ -108,6 +132,8 @@ class BaseModel:
 
     def _as_t5x(self, sums: LossSums) -> tuple[Float[Array, ""], dict[str, Any]]:
         divisor = sums.normalizer if self.loss_normalizing_factor is None else self.loss_normalizing_factor
+        import clu.metrics
+
         average: Any = clu.metrics.Average
         metrics = {name: average(total=t, count=n) for name, (t, n) in sums.metrics.items()}
         return sums.total / divisor, metrics
@@ -116,15 +142,15 @@ class BaseModel:
 class MetroPretrainingModel(BaseModel):
     """METRO pretraining: generator, corrective language modelling, replaced token detection (spec 3 and 5)."""
 
-    FEATURE_CONVERTER_CLS = feature_converters.MetroPretrainingFeatureConverter
+    FEATURE_CONVERTER_CLS = _FeatureConverter("MetroPretrainingFeatureConverter")
 
     def __init__(
         self,
         config: MetroConfig,
         pretraining: PretrainingConfig,
         optimizer_def: OptaxWrapper | None = None,
-        input_vocabulary: seqio.Vocabulary | None = None,
-        output_vocabulary: seqio.Vocabulary | None = None,
+        input_vocabulary: "seqio.Vocabulary | None" = None,
+        output_vocabulary: "seqio.Vocabulary | None" = None,
         loss_normalizing_factor: float | None = None,
     ) -> None:
         module = MetroPretraining(config, pretraining=pretraining)
@@ -135,31 +161,43 @@ class MetroPretrainingModel(BaseModel):
         rngs = {"params": rng, "sampling": address(rng, "sampling")}
         return self.module.init(rngs, batch, deterministic=True)
 
-    def loss_sums(self, params: Params, batch: Batch, rng: Array, deterministic: bool = False) -> LossSums:
+    def _settings(self, batch: Batch) -> PretrainingConfig:
+        """The objective's settings for a batch: each packed block may round its number of masked positions up."""
+        if "encoder_segment_ids" not in batch or self.pretraining.max_masked_positions is not None:
+            return self.pretraining
+        from metro_jax.data.feature_converters import MAX_SEGMENTS
+        from metro_jax.data.preprocessors import max_masked
+
+        length = batch["encoder_input_tokens"].shape[1]
+        return self.pretraining.replace(
+            max_masked_positions=max_masked(length, self.pretraining.mask_rate, MAX_SEGMENTS)
+        )
+
+    def counts(self, batch: Batch) -> objectives.MetroCounts:
+        """Masked positions, positions with an RTD loss, and the sample size (spec 5.3)."""
+        return objectives.metro_counts(batch, self._settings(batch))
+
+    def loss_sums(
+        self, params: Params, batch: Batch, rng: Array, deterministic: bool = False, counts: Any = None
+    ) -> LossSums:
         """Losses of one (micro)batch; metrics as in spec 5.4. The draws of the generator come from `rng` too."""
         rngs = {"dropout": address(rng, "dropout"), "sampling": address(rng, "sampling")}
-        module = self.module
-        if "encoder_segment_ids" in batch and self.pretraining.max_masked_positions is None:
-            # Each packed block may round its number of masked positions up.
-            ceiling = max_masked(
-                batch["encoder_input_tokens"].shape[1], self.pretraining.mask_rate, feature_converters.MAX_SEGMENTS
-            )
-            module = MetroPretraining(self.config, pretraining=self.pretraining.replace(max_masked_positions=ceiling))
+        module = MetroPretraining(self.config, pretraining=self._settings(batch))
         outputs: Any = module.apply({"params": params}, batch, deterministic=deterministic, rngs=rngs)
-        return objectives.metro_loss(outputs, self.pretraining)
+        return objectives.metro_loss(outputs, self.pretraining, counts)
 
 
 class EncoderDecoderModel(BaseModel):
     """Prompt finetuning and evaluation of the main model (spec 6 and 8)."""
 
-    FEATURE_CONVERTER_CLS = feature_converters.EncoderDecoderFeatureConverter
+    FEATURE_CONVERTER_CLS = _FeatureConverter("EncoderDecoderFeatureConverter")
 
     def __init__(
         self,
         config: MetroConfig,
         optimizer_def: OptaxWrapper | None = None,
-        input_vocabulary: seqio.Vocabulary | None = None,
-        output_vocabulary: seqio.Vocabulary | None = None,
+        input_vocabulary: "seqio.Vocabulary | None" = None,
+        output_vocabulary: "seqio.Vocabulary | None" = None,
         label_smoothing: float = 0.0,
         decoding_options: decoding.Options | None = None,
         loss_normalizing_factor: float | None = None,
@@ -191,7 +229,9 @@ class EncoderDecoderModel(BaseModel):
         )
         return logits
 
-    def loss_sums(self, params: Params, batch: Batch, rng: Array, deterministic: bool = False) -> LossSums:
+    def loss_sums(
+        self, params: Params, batch: Batch, rng: Array, deterministic: bool = False, counts: Any = None
+    ) -> LossSums:
         """Cross entropy summed over target tokens (spec 6.4)."""
         logits = self.logits(params, batch, rng, deterministic)
         return objectives.sequence_loss(

@@ -7,7 +7,7 @@ vocabulary). Axes of size one cost nothing, so the same rules serve one CPU and 
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metro_jax.training.trees import flatten, unflatten
 
 AXES = ("data", "fsdp", "model")
+# Gradients of microbatches are summed where they arise, one sum per place along this axis, and reduced over it once.
+LOCAL_SUMS = "data"
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+
+class DataLayout(NamedTuple):
+    """Which share of every batch this process reads: the rows of all batches are dealt into `num_shards` blocks."""
+
+    shard_id: int
+    num_shards: int
+    is_first: bool  # no process before this one has the same share
 
 
 def standard_logical_axis_rules(
@@ -137,11 +147,39 @@ class PjitPartitioner:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
 
+    @contextlib.contextmanager
+    def local_context(self) -> Iterator[None]:
+        """The same within it, for what is mapped over the places along LOCAL_SUMS and so does not see that axis."""
+        with nn.logical_axis_rules([(name, _without(axes, LOCAL_SUMS)) for name, axes in self.rules]):
+            yield
+
     def spec(self, names: Sequence[str | None] | None) -> PartitionSpec:
         """Mesh axes of an array with these logical axes."""
         if not names:
             return PartitionSpec()
         return logical_to_mesh_axes(tuple(names), self.rules) or PartitionSpec()
+
+    def local_sum_sharding(self, sharding: NamedSharding) -> NamedSharding:
+        """Layout of one array like `sharding`'s for each place along LOCAL_SUMS, stacked on a leading axis."""
+        return NamedSharding(
+            self.mesh, PartitionSpec(LOCAL_SUMS, *(_without(axes, LOCAL_SUMS) for axes in sharding.spec))
+        )
+
+    def data_layout(self, batch_size: int) -> DataLayout:
+        """This process's share of the rows; processes whose devices hold the same rows have the same share."""
+        blocks: dict[int, set[tuple[int, int]]] = {}
+        for device, index in self.batch_sharding.devices_indices_map((batch_size,)).items():
+            start, stop, _ = index[0].indices(batch_size)
+            blocks.setdefault(device.process_index, set()).add((start, stop))
+        shares = sorted({tuple(sorted(share)) for share in blocks.values()})
+        mine = tuple(sorted(blocks[jax.process_index()]))
+        if len({len(share) for share in shares}) > 1 or len(set().union(*shares)) != sum(map(len, shares)):
+            raise ValueError(
+                "the processes of this mesh share the rows of a batch unevenly; choose num_partitions and "
+                "fsdp_partitions so that each process holds as many rows, or all of them the same"
+            )
+        first = min(process for process, share in blocks.items() if tuple(sorted(share)) == mine)
+        return DataLayout(shares.index(mine), len(shares), first == jax.process_index())
 
     def check_batch_size(self, batch_size: int, num_microbatches: int = 1) -> None:
         """Every device gets the same number of rows in every microbatch, or a ValueError."""
@@ -178,10 +216,29 @@ class PjitPartitioner:
                     " choose num_partitions and fsdp_partitions that divide it"
                 )
 
-    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """The rows this process has read, as arrays over the whole mesh."""
+    def shard_batch(self, batch: Mapping[str, np.ndarray], batch_size: int | None = None) -> dict[str, jax.Array]:
+        """The rows this process has read, as arrays over the whole mesh.
+
+        Args:
+            batch_size: rows over all processes; None works it out from the rows given.
+        """
+
+        def place(rows: np.ndarray) -> jax.Array:
+            shape = None if batch_size is None else (batch_size, *rows.shape[1:])
+            return jax.make_array_from_process_local_data(self.batch_sharding, rows, shape)
+
+        return {name: place(np.asarray(rows)) for name, rows in batch.items()}
+
+    def shard_whole_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The same, where every process has read all rows."""
         sharding = self.batch_sharding
-        return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+        return {k: jax.make_array_from_callback(v.shape, sharding, v.__getitem__) for k, v in batch.items()}
+
+
+def _without(axes: str | tuple[str, ...] | None, axis: str) -> str | tuple[str, ...] | None:
+    """Mesh axes of one dimension, less one of them."""
+    left = tuple(a for a in ((axes,) if isinstance(axes, str) else axes or ()) if a != axis)
+    return left[0] if len(left) == 1 else left or None
 
 
 def is_divisible(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:

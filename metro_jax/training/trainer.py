@@ -7,15 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from metro_jax.model.network import PAD
+from metro_jax.model.rows import PIECES
 from metro_jax.objectives import LossSums
+from metro_jax.training.flops import BACKWARD_FACTOR, dot_flops
 from metro_jax.training.models import BaseModel, address
 from metro_jax.training.optimizers import Optimizer
-from metro_jax.training.partitioning import PjitPartitioner, is_divisible
+from metro_jax.training.partitioning import LOCAL_SUMS, PjitPartitioner, is_divisible
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, tuple[Array, Array]]
+NORMALIZATIONS = ("microbatch", "batch")
 
 
 class Trainer:
@@ -28,9 +33,15 @@ class Trainer:
         random_seed: all keys are folded from it, the purpose and the step; none is carried from step to step.
         learning_rate_fn: from the number of updates done to the rate.
         num_microbatches: pieces of the batch whose gradients are summed before the update; None or 1 takes it whole.
-            Each piece has its own normaliser for the MLM and RTD means, as in the reference (spec 5.3). Piece i has
-            the rows i, i + n, i + 2n, ..., so that every device cuts up its own rows.
+            Piece i has the rows i, i + n, i + 2n, ..., so that every device cuts up its own rows. Each device sums its
+            own gradients, which are reduced over the `data` axis once, after the last piece.
+        normalization: over which rows the means of spec 5.3 (MLM and RTD) are taken. "microbatch" is the reference's
+            arithmetic, each microbatch by its own counts; "batch" takes them over all microbatches, so that the number
+            of microbatches changes nothing but rounding (and the draws).
         use_hardware_rng: faster keys on TPU, whose bits depend on the mesh.
+
+    Raises:
+        ValueError: no learning rate, a batch that the devices or microbatches cannot share, an unknown normalization.
     """
 
     def __init__(
@@ -42,9 +53,13 @@ class Trainer:
         learning_rate_fn: Callable[[Array], Array] | None = None,
         num_microbatches: int | None = None,
         use_hardware_rng: bool = False,
+        normalization: str = "microbatch",
     ) -> None:
         if learning_rate_fn is None:
             raise ValueError("learning_rate_fn is missing: bind trainer.Trainer.learning_rate_fn")
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization={normalization!r} must be one of {', '.join(map(repr, NORMALIZATIONS))}")
+        self.normalization = normalization
         self.model = model
         self.partitioner = partitioner
         self.learning_rate_fn = learning_rate_fn
@@ -60,6 +75,7 @@ class Trainer:
         self.param_shardings = partitioner.param_shardings(variables["params"], self.params_axes)
         self.abstract_state = jax.eval_shape(model.optimizer_def.create, variables["params"])
         self.state_shardings = self._shardings(self.abstract_state)
+        self._local_shardings = jax.tree.map(partitioner.local_sum_sharding, self.param_shardings)
         batch_sharding = partitioner.batch_sharding
         self._train = jax.jit(
             self._train_step,
@@ -121,6 +137,19 @@ class Trainer:
         with self.partitioner.context():
             return self._eval(params, batch, index)
 
+    def flops_per_step(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """Floating point operations that the model needs for one update of a batch of these shapes, on all devices.
+
+        Matrix products of the forward pass, three times: recomputation and the optimiser are not the model's.
+        """
+        batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+        with self.partitioner.context():
+            return BACKWARD_FACTOR * dot_flops(
+                lambda params, rows: self.model.loss_sums(params, rows, self.key()).total,
+                self.abstract_state.target,
+                batch,
+            )
+
     def _train_step(self, state: Optimizer, batch: Batch) -> tuple[Optimizer, Metrics]:
         step = state.state.step
         rate = self.learning_rate_fn(step)
@@ -129,33 +158,61 @@ class Trainer:
         grads = jax.tree.map(lambda g: g / jnp.where(sums.normalizer > 0, sums.normalizer, 1.0), grads)
         one = jnp.ones(())
         extra = {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
+        if "encoder_input_tokens" in batch:
+            # A count of nothing: it is added up for the speed, never averaged.
+            extra["tokens"] = (jnp.sum(batch["encoder_input_tokens"] != PAD, dtype=jnp.float32), jnp.zeros(()))
         return state.apply_gradient(grads, learning_rate=rate), {**sums.metrics, **extra}
 
     def _gradients(self, params: Any, batch: Batch, key: Array) -> tuple[LossSums, Any]:
         """Loss sums and gradient sums over the microbatches, not divided by anything."""
 
-        def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, LossSums]:
-            sums = self.model.loss_sums(params, batch, key)
-            return sums.total, sums
+        def loss(params: Any, rows: Batch, key: Array, counts: Any) -> tuple[Array, tuple[Array, Array, Metrics]]:
+            sums = self.model.loss_sums(params, rows, key, counts=counts)
+            return sums.total, (sums.total, sums.normalizer, sums.metrics)
 
         differentiate = jax.grad(loss, has_aux=True)
-        n = self.num_microbatches
-        if n == 1:
-            grads, sums = differentiate(params, batch, key)
-            return sums, grads
+        if self.num_microbatches == 1:
+            grads, sums = differentiate(params, batch, key, None)
+            return LossSums(*sums), grads
 
-        def piece(i: Any) -> tuple[Any, ...]:
-            rows = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:])[:, i], batch)
-            rows = jax.lax.with_sharding_constraint(rows, self.partitioner.batch_sharding)
-            grads, sums = differentiate(params, rows, jax.random.fold_in(key, i))
-            return sums.total, sums.normalizer, sums.metrics, grads
+        pieces = self._pieces(batch)
+        if self.normalization == "microbatch":
+            counts = jax.vmap(lambda rows: self.model.counts(_merged(rows)))(pieces)
+        else:
+            counts = jax.tree.map(lambda x: jnp.full(self.num_microbatches, x), self.model.counts(batch))
 
-        def add(total: Any, i: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, piece(i)), None
+        def piece(i: Array, rows: Batch, counts: Any) -> tuple[Any, Any]:
+            """Sums and gradients of one microbatch, for each place along the axis LOCAL_SUMS."""
+            local = jax.vmap(differentiate, (None, 0, None, None), axis_name=PIECES, spmd_axis_name=LOCAL_SUMS)
+            with self.partitioner.local_context():
+                grads, sums = local(params, rows, jax.random.fold_in(key, i), counts)
+            return sums, jax.lax.with_sharding_constraint(grads, self._local_shardings)
 
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(piece, 0))
-        (total, normalizer, metrics, grads), _ = jax.lax.scan(add, zeros, jnp.arange(n))
-        return LossSums(total, normalizer, metrics), grads
+        def add(total: Any, inputs: tuple[Any, ...]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, piece(*inputs)), None
+
+        numbered = (jnp.arange(self.num_microbatches), pieces, counts)
+        shapes = jax.eval_shape(piece, *jax.tree.map(lambda x: x[0], numbered))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, numbered)
+        sums, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), total)
+        return LossSums(*sums), grads
+
+    def _pieces(self, batch: Batch) -> Batch:
+        """[rows, ...] as [microbatch, place along LOCAL_SUMS, rows, ...]; no row leaves its device."""
+        n, places = self.num_microbatches, self.partitioner.mesh.shape[LOCAL_SUMS]
+        layout = NamedSharding(self.partitioner.mesh, PartitionSpec(None, LOCAL_SUMS, "fsdp"))
+
+        def cut(x: Array) -> Array:
+            x = x.reshape(places, x.shape[0] // (places * n), n, *x.shape[1:])
+            return jax.lax.with_sharding_constraint(jnp.moveaxis(x, 2, 0), layout)
+
+        return jax.tree.map(cut, dict(batch))
 
     def _eval_step(self, params: Any, batch: Batch, index: Array) -> Metrics:
         return self.model.loss_sums(params, batch, address(self.key(), "eval", index), deterministic=True).metrics
+
+
+def _merged(rows: Batch) -> Batch:
+    """[place, rows, ...] as [rows, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), dict(rows))

@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 
 from metro_jax.data.lookup import find_task
-from metro_jax.training.checkpoints import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
+from metro_jax.training.checkpoint_paths import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
 from metro_jax.training.errors import UserError
 from metro_jax.training.schedules import create_learning_rate_scheduler
 
@@ -38,6 +38,8 @@ class DatasetConfig:
         use_cached: read what seqio's caching wrote.
         pack: several examples per row.
         module: imported first.
+        num_shards: blocks in which training batches are read; None means one per process. A run continues at the same
+            position on any number of processes that divides it, so choose the largest you may use.
     """
 
     mixture_or_task_name: str
@@ -51,6 +53,7 @@ class DatasetConfig:
     module: str | None = None
     use_custom_packing_ops: bool = False
     trim_output_features: bool = True
+    num_shards: int | None = None
 
 
 def get_mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.Mixture:
@@ -109,20 +112,22 @@ def get_dataset(
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
     num_epochs: int | None = None,
     seed: int | None = None,
+    drop_remainder: bool = True,
 ) -> tf.data.Dataset:
-    """This process's share of the batches, repeated for ever unless `num_epochs` says otherwise.
+    """One shard's share of the batches, repeated for ever unless `num_epochs` says otherwise.
 
     The iterator's position can be saved as long as the task's source is TFRecord, text lines or TFDS.
 
     Args:
         seed: used where the configuration has none.
+        drop_remainder: leave out a last batch that is not full.
 
     Raises:
-        UserError: unknown task or split, lengths missing, rows that the processes cannot share.
+        UserError: unknown task or split, lengths missing, rows that the shards cannot share.
     """
     get_task(cfg)
     if cfg.batch_size % num_shards:
-        raise UserError(f"batch_size={cfg.batch_size} is not a multiple of the {num_shards} processes")
+        raise UserError(f"batch_size={cfg.batch_size} is not a multiple of the {num_shards} shards it is read in")
     dataset = seqio.get_dataset(
         mixture_or_task_name=cfg.mixture_or_task_name,
         task_feature_lengths=cfg.task_feature_lengths,
@@ -135,7 +140,7 @@ def get_dataset(
         seed=seed if cfg.seed is None else cfg.seed,
         trim_output_features=cfg.trim_output_features,
     )
-    dataset = dataset.batch(cfg.batch_size // num_shards, drop_remainder=True).prefetch(2)
+    dataset = dataset.batch(cfg.batch_size // num_shards, drop_remainder=drop_remainder).prefetch(2)
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options)

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from metro_jax.data.feature_converters import EncoderDecoderFeatureConverter
 from metro_jax.model.config import MetroConfig
+from metro_jax.model.layers import Dropout
 from metro_jax.objectives import BITS, LossSums, cross_entropy, masked_sum
 from metro_jax.training.models import BaseModel, address
 from metro_jax.training.optimizers import MetroAdamW
@@ -22,7 +23,7 @@ class Bag(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.1), ("vocab", "embed"))
         embedding = self.param("embedding", init, (c.vocab_size, c.d_model))
         bag = jnp.mean(embedding[tokens], axis=1)
-        bag = nn.Dropout(0.5)(nn.with_logical_constraint(bag, ("batch", "embed")), deterministic=deterministic)
+        bag = Dropout(0.5)(nn.with_logical_constraint(bag, ("batch", "embed")), deterministic=deterministic)
         kernel = self.param(
             "kernel",
             nn.with_logical_partitioning(nn.initializers.normal(0.1), ("embed", "vocab")),
@@ -42,16 +43,20 @@ class BagModel(BaseModel):
     def _init(self, rng, batch):
         return self.module.init(rng, batch["encoder_input_tokens"])
 
-    def loss_sums(self, params, batch, rng, deterministic=False):
+    def counts(self, batch):
+        where = batch["decoder_target_tokens"] != 0
+        return {"targets": jnp.sum(where), "rows": jnp.sum(jnp.any(where, axis=1), dtype=jnp.float32)}
+
+    def loss_sums(self, params, batch, rng, deterministic=False, counts=None):
         rngs = {"dropout": address(rng, "dropout")}
         logits = self.module.apply({"params": params}, batch["encoder_input_tokens"], deterministic, rngs=rngs)
         targets = batch["decoder_target_tokens"]
         where = targets != 0
         logits = jnp.broadcast_to(logits[:, None], (*targets.shape, logits.shape[-1]))
         nll = cross_entropy(logits, targets)[0]
-        mean = masked_sum(nll, where) / jnp.maximum(jnp.sum(where), 1)
-        rows = jnp.sum(jnp.any(where, axis=1), dtype=jnp.float32)
-        total = mean * rows
+        over = self.counts(batch) if counts is None else counts
+        total = masked_sum(nll, where) / jnp.maximum(over["targets"], 1) * over["rows"]
+        rows = self.counts(batch)["rows"]
         return LossSums(total, rows, {"loss": (total * BITS, rows)})
 
     def score_batch(self, params, batch):

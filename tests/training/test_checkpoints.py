@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out, what is half written is not found, what does not fit is listed."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,9 @@ def state_after(steps):
 
 
 def numbers():
-    return iter(tf.data.Dataset.range(50).shuffle(20, seed=3).repeat().batch(4).prefetch(2))
+    """Stands for `Batches`: one shard."""
+    iterator = iter(tf.data.Dataset.range(50).shuffle(20, seed=3).repeat().batch(4).prefetch(2))
+    return types.SimpleNamespace(iterators={0: iterator}, num_shards=1)
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def folder(tmp_path):
     iterator = numbers()
     with Checkpointer(tmp_path, SaveCheckpointConfig()) as checkpointer:
         for step in (1, 2, 3):
-            next(iterator)
+            next(iterator.iterators[0])
             checkpointer.save(step, state_after(step).state_dict(), iterator, {"sums": {"loss": [step / 3, 1.0]}})
     return tmp_path
 
@@ -45,7 +48,7 @@ def test_state_data_position_and_progress_come_back(folder):
     assert sorted(child.name for child in folder.iterdir()) == ["checkpoint_1", "checkpoint_2", "checkpoint_3"]
     expected = numbers()
     for _ in range(3):
-        next(expected)
+        next(expected.iterators[0])
     iterator = numbers()
     with Checkpointer(folder) as checkpointer:
         step, state, progress = checkpointer.restore(state_after(0).state_dict(), iterator)
@@ -53,7 +56,7 @@ def test_state_data_position_and_progress_come_back(folder):
     jax.tree.map(np.testing.assert_array_equal, state, state_after(3).state_dict())
     assert progress == {"sums": {"loss": [1.0, 1.0]}}
     for _ in range(20):
-        np.testing.assert_array_equal(next(iterator), next(expected))
+        np.testing.assert_array_equal(next(iterator.iterators[0]), next(expected.iterators[0]))
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -61,6 +64,22 @@ def test_only_the_newest_are_kept(tmp_path):
         for step in (5, 10, 15):
             checkpointer.save(step, state_after(0).state_dict())
     assert checkpoints.checkpoint_steps(tmp_path) == [10, 15]
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path):
+    """A value decides from the saving after it on; the newest is kept whatever its value."""
+    scores = {}
+    config = SaveCheckpointConfig(keep=1, keep_best=2, best_metric="inference_eval/task/accuracy")
+    with Checkpointer(tmp_path, config, scores) as checkpointer:
+        for step, score in enumerate((70.0, 90.0, 60.0, 80.0, 50.0), start=1):
+            checkpointer.save(step, state_after(0).state_dict())
+            scores[step] = score
+    assert checkpoints.checkpoint_steps(tmp_path) == [2, 4, 5]
+    lowest = checkpoints.Preserved(
+        SaveCheckpointConfig(keep=1, keep_best=1, best_metric="a/b", best_mode="min"), scores
+    )
+    steps = [types.SimpleNamespace(step=step) for step in range(1, 6)]
+    assert lowest.should_preserve(steps[:4], context=None) == [False, False, True, True]
 
 
 def test_a_half_written_checkpoint_is_never_found(folder):
@@ -144,6 +163,9 @@ def test_bfloat16_files_give_float32_parameters(tmp_path):
     [
         (lambda: SaveCheckpointConfig(period=0), "period=0"),
         (lambda: SaveCheckpointConfig(dtype="int8"), "dtype='int8'"),
+        (lambda: SaveCheckpointConfig(keep=1, keep_best=1), "best_metric=None go together"),
+        (lambda: SaveCheckpointConfig(keep_best=1, best_metric="a/b"), "keep=None keeps every"),
+        (lambda: SaveCheckpointConfig(best_mode="most"), "best_mode='most'"),
         (lambda: RestoreCheckpointConfig(mode="newest"), "mode='newest'"),
         (lambda: RestoreCheckpointConfig(["a", "b"]), "give one path"),
     ],

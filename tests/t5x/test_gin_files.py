@@ -65,7 +65,7 @@ def test_t5x_run_file_comes_first_and_the_header_has_the_command(name):
     includes = [s for s in statements(name) if isinstance(s, config_parser.IncludeStatement)]
     assert [s.filename for s in includes] == [f"t5x/configs/runs/{name}.gin"]
     header = (FOLDER / f"{name}.gin").read_text().split("from __gin__")[0]
-    assert "# Required:" in header
+    assert re.search(r"^# Required( \(.*\))?:$", header, re.MULTILINE)
     assert "# Usually changed:" in header
     assert f"python -m t5x.{SCRIPTS[name]} --gin_search_paths=gin_configs" in header
     assert f"--gin_file=t5x/{name}.gin" in header

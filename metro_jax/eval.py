@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Callable
 
+import gin
 import seqio
 from absl import flags
 
-from metro_jax.training import gin_utils
+from metro_jax.training import gin_utils, inference
 from metro_jax.training.checkpoints import RestoreCheckpointConfig, restore_params
 from metro_jax.training.errors import UserError
 from metro_jax.training.inference import TaskEvaluator, table, write_json
@@ -31,6 +32,7 @@ def evaluate(
     output_dir: str,
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     summarize_config_fn: Callable[..., None] | None = None,
+    dry_run: bool = False,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Computes the metrics of every task of a mixture for one or more checkpoints.
 
@@ -38,6 +40,7 @@ def evaluate(
         dataset_cfg: tasks and split; `task_feature_lengths` None takes the longest example.
         restore_checkpoint_cfg: one checkpoint, the newest of a model folder, or all of them.
         output_dir: METRICS_FILE goes here, and what the evaluator's loggers write.
+        dry_run: print what would be done and stop.
 
     Returns:
         Checkpoint folder -> task -> metric -> value, as in METRICS_FILE.
@@ -47,6 +50,9 @@ def evaluate(
     """
     partitioner = partitioner or PjitPartitioner()
     check_fits(model, dataset_cfg)
+    if dry_run:
+        print(inference.dry_run(model, dataset_cfg, partitioner))
+        return {}
     paths = restore_checkpoint_cfg.find()
     if not paths:
         raise UserError("no checkpoint to evaluate: set CHECKPOINT_PATH to a checkpoint_<step> or a model folder")
@@ -62,7 +68,7 @@ def evaluate(
         step = re.fullmatch(r"checkpoint_(\d+)", path.name)
         results[str(path)] = evaluator.evaluate(params, int(step[1]) if step else 0)
         print(f"{path}\n{table(results[str(path)])}", flush=True)
-    write_json(os.path.join(output_dir, METRICS_FILE), results)
+        write_json(os.path.join(output_dir, METRICS_FILE), results)  # each time: what is known is not lost
     if summarize_config_fn is not None:
         summarize_config_fn(output_dir)
     return results
@@ -70,7 +76,10 @@ def evaluate(
 
 def _run(values: flags.FlagValues) -> None:
     gin_utils.configure(values)
-    gin_utils.configurable(evaluate, "eval_script.evaluate", "runs/eval.gin")()
+    run = gin_utils.configurable(evaluate, "eval_script.evaluate", "runs/eval.gin")
+    if values.dry_run:
+        print(gin.config_str())
+    run(**({"dry_run": True} if values.dry_run else {}))
 
 
 main = functools.partial(gin_utils.run, _run)

@@ -66,13 +66,15 @@ def rewrite_gin_args(argv: Iterable[str]) -> list[str]:
     return rewritten
 
 
-def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """Flags of a command line (program name first).
+def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None] | None = None) -> flags.FlagValues:
+    """Flags of a command line (program name first); `define` adds those that only one entry point has.
 
     Raises:
         UserError: an unknown flag (with the nearest one) or a stray argument.
     """
     values = define_flags()
+    if define is not None:
+        define(values)
     try:
         rest = values(rewrite_gin_args(argv))
     except flags.Error as error:
@@ -193,12 +195,16 @@ def describe_error(error: BaseException) -> str:
     return "\n".join(line for line in lines if not line.startswith("  In call to configurable")).strip()
 
 
-def run(main: Callable[[flags.FlagValues], None], argv: Sequence[str] | None = None) -> int:
+def run(
+    main: Callable[[flags.FlagValues], None],
+    argv: Sequence[str] | None = None,
+    define: Callable[[flags.FlagValues], None] | None = None,
+) -> int:
     """Runs an entry point; what the user can mend is a message on stderr, not a traceback. Returns the exit status."""
     flags.FLAGS.mark_as_parsed()  # absl would otherwise say that it logs before its own flags are read
     logging.use_absl_handler()
     try:
-        values = parse_flags(list(sys.argv if argv is None else argv))
+        values = parse_flags(list(sys.argv if argv is None else argv), define)
         distributed.initialize(values)
         main(values)
     except KeyboardInterrupt:

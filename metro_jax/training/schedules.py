@@ -88,5 +88,19 @@ def create_learning_rate_scheduler(
     return schedule
 
 
+def linear_decay_slope(total_steps: int, warmup_steps: int) -> float:
+    """T5X's `decay_factor` with which its `linear_decay` reaches zero at `total_steps`, as METRO's schedule does.
+
+    Raises:
+        ValueError: `total_steps` not beyond `warmup_steps`.
+    """
+    if total_steps <= warmup_steps:
+        raise ValueError(
+            f"TRAIN_STEPS={total_steps} is not beyond WARMUP_STEPS={warmup_steps}, so the learning rate could never "
+            f"decay; train longer or set WARMUP_STEPS below {total_steps}"
+        )
+    return 1.0 / (total_steps - warmup_steps)
+
+
 def _warmup(step: Array, warmup_steps: int) -> Float[Array, ""]:
     return jnp.minimum(step / jnp.float32(warmup_steps), 1.0) if warmup_steps > 0 else jnp.float32(1.0)

@@ -1,6 +1,8 @@
 """Scores and predictions over whole datasets, and the metrics of tasks."""
 
+import io
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from metro_jax.data.metrics import rank_accuracy
-from metro_jax.training.inference import TaskEvaluator, over_dataset, table, write_json
+from metro_jax.training.inference import TaskEvaluator, Watch, over_dataset, table, write_json
 from metro_jax.training.partitioning import PjitPartitioner
 from metro_jax.training.utils import DatasetConfig
 
@@ -37,6 +39,18 @@ def test_auxiliary_values_and_keys():
     assert aux["noise"] == again["noise"]
     assert aux["noise"] != other["noise"]
     assert len({float(x) for x in aux["noise"]}) == 5
+
+
+def test_long_work_says_how_far_it_is():
+    stream = io.StringIO()
+    watch = Watch("here", total=3000, done=1000, period=0.0, stream=stream)
+    watch.add(500)
+    assert re.fullmatch(r"here: 1,500/3,000 examples  [\d,.]+ examples/s  \d+:\d\d:\d\d left\n", stream.getvalue())
+    stream.truncate(0)
+    Watch("there", period=3600.0, stream=stream).add(1)
+    assert not stream.getvalue()
+    Watch("there", stream=stream).say()
+    assert re.search(r"there: 0 examples  0.0 examples/s\n$", stream.getvalue())
 
 
 def test_rank_classification_over_a_task(data, bag):

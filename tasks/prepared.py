@@ -3,6 +3,8 @@
     MIXTURE_OR_TASK_MODULE = "metro_jax.tasks.prepared"
     MIXTURE_OR_TASK_NAME = "NAME"            # a folder of prepared records, or a mixture of FOLDER/mixtures.json
 
+A mixture NAME of prompted tasks is there a second time as NAME_epochs, in the reference's epochs (spec 6.2).
+
 Documents in FOLDER/corpus are `metro_pretrain` and `t5_pretrain`; documents in another folder NAME are
 `metro_pretrain_NAME` and `t5_pretrain_NAME`. Prompted and ranked records in FOLDER/NAME are the task NAME.
 
@@ -47,7 +49,11 @@ def register_folder(folder: str | os.PathLike[str] | None = None) -> dict[str, s
                 'them, or set "allow_missing": true for this mixture in mixtures.json'
             )
         else:
-            prompted.register_mixture(name, {task: limit for task, limit in caps.items() if task in kinds})
+            present = {task: limit for task, limit in caps.items() if task in kinds}
+            split = mixture.get("split", "train")
+            prompted.register_mixture(name, present, split=split)
+            if split == "train" and all(kinds[task] == "prompted" for task in present):
+                prompted.register_epochs(f"{name}_epochs", present, folder)
     return unusable
 
 

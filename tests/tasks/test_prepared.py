@@ -15,6 +15,8 @@ def test_everything_in_the_folder_is_registered(data_folder):
     expected = {"metro_pretrain", "t5_pretrain", "metro_pretrain_letters", "t5_pretrain_letters", "liked", "stars"}
     assert expected | {"liked_score_eval"} <= set(tasks)
     assert {"both", "own_caps", "partial"} <= set(mixtures)
+    assert {"both_epochs", "own_caps_epochs", "partial_epochs"} <= set(tasks)
+    assert seqio.TaskRegistry.get("both_epochs").num_input_examples("train") == 24
     assert "broken" not in mixtures
     assert [task.name for task in seqio.MixtureRegistry.get("partial").tasks] == ["liked"]
     both = seqio.MixtureRegistry.get("both")

@@ -18,14 +18,17 @@ def test_records_hold_the_ids_of_the_training_path(p3_folder, tmp_path, tokenize
     unit = unit_of(p3_folder, "imdb_Movie_Expressed_Sentiment")
     read = []
     account = encode(tmp_path, unit, tokenizer, read.append)
-    written = list(records.read_records(tmp_path, unit.task, "train", "prompted"))
+    written = {
+        row["inputs_pretokenized"].decode(): row
+        for row in records.read_records(tmp_path, unit.task, "train", "prompted")
+    }
     rows = p3_files.rows(unit.task, "train", 12)
-    assert [row["inputs"].tolist() for row in written] == [
-        tokenizer.training_ids(" ".join(row["inputs_pretokenized"].split())) for row in rows
-    ]
-    assert [row["targets"].tolist() for row in written] == [
-        tokenizer.training_ids(row["targets_pretokenized"].strip(), bos=False) for row in rows
-    ]
+    assert set(written) == {row["inputs_pretokenized"] for row in rows}
+    for row in rows:
+        record = written[row["inputs_pretokenized"]]
+        source, target = " ".join(row["inputs_pretokenized"].split()), row["targets_pretokenized"].strip()
+        assert record["inputs"].tolist() == tokenizer.training_ids(source)
+        assert record["targets"].tolist() == tokenizer.training_ids(target, bos=False)
     assert account["examples"] == read_info(tmp_path, unit.task, "train")["examples"] == 12
     assert sum(read) == pytest.approx(unit.source.size, rel=0.02)
 
@@ -123,3 +126,24 @@ def test_a_broken_source_leaves_nothing_half_written(p3_folder, tmp_path, tokeni
     with pytest.raises(p3.BrokenSplitError):
         encode(tmp_path, unit, tokenizer, lambda _: None)
     assert list((tmp_path / unit.task).iterdir()) == []
+
+
+def order(folder, unit):
+    return [row["inputs_pretokenized"] for row in records.read_records(folder, unit.task, unit.target, "prompted")]
+
+
+def test_training_records_are_shuffled_once_and_for_all(p3_folders, tmp_path, tokenizer):
+    """In every layout and every run the same order, another one than that of the source; other splits keep theirs."""
+    found = []
+    for number, layout in enumerate(("parquet", "tfrecord", "tfrecord")):
+        unit = unit_of(p3_folders[layout], "samsum_Summarize_")
+        encode(tmp_path / str(number), unit, tokenizer, lambda _: None)
+        found.append(order(tmp_path / str(number), unit))
+    assert found[0] == found[1] == found[2]
+    source = [row["inputs_pretokenized"].encode() for row in p3_files.rows("samsum_Summarize_", "train", 12)]
+    assert sorted(found[0]) == sorted(source)
+    assert found[0] != source
+    unit = unit_of(p3_folders["parquet"], "samsum_Summarize_", "validation")
+    encode(tmp_path, unit, tokenizer, lambda _: None)
+    source = p3_files.rows("samsum_Summarize_", "validation", 12)
+    assert order(tmp_path, unit) == [row["inputs_pretokenized"].encode() for row in source]

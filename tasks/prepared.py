@@ -44,10 +44,11 @@ def register_folder(folder: str | os.PathLike[str] | None = None) -> dict[str, s
         missing = sorted(set(caps) - set(kinds))
         if missing and not (mixture.get("allow_missing") and len(missing) < len(caps)):
             hint = nearest(missing[0], kinds)
-            unusable[name] = (
+            reason = (
                 f"{len(missing)} of its {len(caps)} tasks are not in {root}, such as {missing[0]} ({hint}); prepare "
                 'them, or set "allow_missing": true for this mixture in mixtures.json'
             )
+            unusable |= {name: reason, f"{name}_epochs": reason}
         else:
             present = {task: limit for task, limit in caps.items() if task in kinds}
             split = mixture.get("split", "train")

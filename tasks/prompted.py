@@ -27,14 +27,14 @@ def register_prompted(
     name: str,
     folder_task: str | None = None,
     folder: str | os.PathLike[str] | None = None,
-    too_long: str = "truncate",
+    too_long: str | None = None,
     metric_fns: Sequence[Callable] = (),
     postprocess_fn: Callable | None = None,
 ) -> seqio.Task:
     """Registers the prompted pairs in FOLDER/folder_task (default: FOLDER/name): features `inputs`, `targets`.
 
     For `EncoderDecoderFeatureConverter`. `folder` pins the data folder; by default `data_dir()` is asked at each use.
-    `too_long` is "truncate" or "drop" (spec 6.3).
+    `too_long` is "truncate" or "drop" (spec 6.3); None leaves it to `too_long_examples.choice` in gin.
     """
     return _register(name, folder_task, folder, "prompted", too_long, metric_fns, postprocess_fn)
 
@@ -55,7 +55,7 @@ def _register(
     folder_task: str | None,
     folder: str | os.PathLike[str] | None,
     kind: str,
-    too_long: str,
+    too_long: str | None,
     metric_fns: Sequence[Callable],
     postprocess_fn: Callable | None,
 ) -> seqio.Task:
@@ -72,7 +72,7 @@ def _register(
 
 
 def register_epochs(
-    name: str, tasks: Mapping[str, int | None], folder: str | os.PathLike[str] | None = None, too_long: str = "truncate"
+    name: str, tasks: Mapping[str, int | None], folder: str | os.PathLike[str] | None = None, too_long: str | None = None
 ) -> seqio.Task:
     """Registers one task of the prompted records of many, in the reference's epochs: exactly min(size, cap) examples of
     each, a new slice of the larger ones in every epoch (spec 6.2).

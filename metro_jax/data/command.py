@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from metro_jax.data.show import command as show
 from metro_jax.data.t0 import command as t0
 
 
@@ -12,4 +13,5 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("data", help=text, description=text)
     commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True, parser_class=type(parser))
     t0.add_parser(commands)
+    show.add_parser(commands)
     return parser

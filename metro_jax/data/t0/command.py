@@ -60,7 +60,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; 2 when a mixture is incomplete and --allow_missing was not given."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     names = _mixtures(arguments.mixtures)
     folder = pathlib.Path(arguments.p3)
     absent: dict[str, str] = {}

@@ -72,7 +72,10 @@ def _register(
 
 
 def register_epochs(
-    name: str, tasks: Mapping[str, int | None], folder: str | os.PathLike[str] | None = None, too_long: str | None = None
+    name: str,
+    tasks: Mapping[str, int | None],
+    folder: str | os.PathLike[str] | None = None,
+    too_long: str | None = None,
 ) -> seqio.Task:
     """Registers one task of the prompted records of many, in the reference's epochs: exactly min(size, cap) examples of
     each, a new slice of the larger ones in every epoch (spec 6.2).

@@ -4,13 +4,14 @@
     MIXTURE_OR_TASK_NAME = "t0pp_train"               # or t0_train, t0p_train, t0_train_eval, t0_eval
     TASK_FEATURE_LENGTHS = {"inputs": 512, "targets": 512}
 
-* `t0_train`, `t0p_train`, `t0pp_train` (313, 392, 464 tasks): seqio mixtures, each example drawn with a rate proportional
+* `t0_train`, `t0p_train`, `t0pp_train` (313, 392, 464 tasks): seqio mixtures, each example drawn with a rate
+proportional
   to min(size, cap); `t0_train_epochs` and so on: the same tasks in the reference's epochs, see docs/data_t0.md.
 * `t0_train_eval` (142 tasks): the other splits of training tasks, prompted.
 * `t0_eval` (112 tasks): one ranked task for each template of T0 Eval, scored by accuracy.
 
-All that lies in the data folder is registered, as by `metro_jax.tasks.prepared`; what differs is that a mixture of T0 that
-is not there says how to make it.
+All that lies in the data folder is registered, as by `metro_jax.tasks.prepared`; what differs is that a mixture of T0
+that is not there says how to make it.
 """
 
 import contextlib

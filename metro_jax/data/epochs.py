@@ -1,9 +1,9 @@
 """Epochs as the reference has them: min(size, cap) examples of every task, each exactly once (spec 6.2).
 
-A task larger than its cap is walked through along a fixed permutation, a slice of `cap` examples in each epoch. Unlike a
-seqio mixture, whose draws are in these proportions only on average, nothing comes twice before everything has come once.
-Records are read from front to back and those outside the slice are passed over, so that the state of the iterator can
-be saved; within an epoch the tasks are interleaved at random.
+A task larger than its cap is walked through along a fixed permutation, a slice of `cap` examples in each epoch. Unlike
+a seqio mixture, whose draws are in these proportions only on average, nothing comes twice before everything has come
+once. Records are read from front to back and those outside the slice are passed over, so that the state of the iterator
+can be saved; within an epoch the tasks are interleaved at random.
 """
 
 import contextlib
@@ -154,7 +154,8 @@ def _epoch(streams: Sequence[_Stream], seed: int | None, epoch: tf.Tensor) -> tf
 
 
 def _order(counts: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
-    """Task numbers, task t counts[t] times, in random order; evenly over chunks, so that no order is held as a whole."""
+    """Task numbers, task t counts[t] times, in random order; evenly over chunks, so that no order is held as a
+    whole."""
     chunks = tf.reduce_sum(counts) // CHUNK + 1
     # Where in the chunks a task's examples fall; in 1024ths, so that adding them to a count is exact.
     phase = tf.random.stateless_uniform(tf.shape(counts), seed, 0, 1024, tf.int64)

@@ -21,9 +21,7 @@ def permutations(
     ]
 
 
-def epoch_items(
-    sizes: Sequence[int], caps: Sequence[int | None], seed: int, epoch: int
-) -> list[tuple[int, int]]:
+def epoch_items(sizes: Sequence[int], caps: Sequence[int | None], seed: int, epoch: int) -> list[tuple[int, int]]:
     """(task, example) of every example of an epoch (from 1), task after task (spec 6.2)."""
     items = []
     for task, (size, cap, permutation) in enumerate(zip(sizes, caps, permutations(sizes, caps, seed), strict=True)):

@@ -1,6 +1,6 @@
 """A few tasks of bigscience/P3 in the true formats, with made-up text, in either layout.
 
-    python -m tests.data.p3_files FOLDER [--layout parquet|tfrecord] [--examples 40]
+python -m tests.data.p3_files FOLDER [--layout parquet|tfrecord] [--examples 40]
 """
 
 import argparse
@@ -39,7 +39,12 @@ def rows(task: str, split: str, examples: int) -> list[dict]:
     for number in range(examples):
         source = f"{sentence(rng, 60)}\n\n{sentence(rng, 12)}?"
         target = rng.choice(choices) if choices else sentence(rng, 8)
-        row = {"inputs": [5] * 3, "targets": [6, 1], "inputs_pretokenized": source, "targets_pretokenized": f"\n{target}"}
+        row = {
+            "inputs": [5] * 3,
+            "targets": [6, 1],
+            "inputs_pretokenized": source,
+            "targets_pretokenized": f"\n{target}",
+        }
         if task in RANKED:
             for index, choice in enumerate(choices):
                 labels = {"idx": [number, index], "is_correct": choice == target, "weight": 1.0}

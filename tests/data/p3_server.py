@@ -39,13 +39,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = self.hub.repository
         if path.startswith(f"/api/datasets/{name}/tree/"):
             entries = [
-                {"type": "file", "path": file, "size": (self.hub.folder / file).stat().st_size, "oid": _etag(self.hub.folder / file)}
+                {
+                    "type": "file",
+                    "path": file,
+                    "size": (self.hub.folder / file).stat().st_size,
+                    "oid": _etag(self.hub.folder / file),
+                }
                 for file in self.hub.files()
             ]
             return self._json(entries)
-        if path in (f"/api/datasets/{name}", f"/api/datasets/{name}/revision/main", f"/api/datasets/{name}/revision/{COMMIT}"):
+        if path in (
+            f"/api/datasets/{name}",
+            f"/api/datasets/{name}/revision/main",
+            f"/api/datasets/{name}/revision/{COMMIT}",
+        ):
             siblings = [{"rfilename": file} for file in self.hub.files()]
-            return self._json({"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0})
+            return self._json(
+                {"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+            )
         prefix = f"/datasets/{name}/resolve/"
         if path.startswith(prefix):
             revision, _, file = path[len(prefix) :].partition("/")

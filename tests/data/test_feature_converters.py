@@ -121,9 +121,7 @@ def test_choices_of_an_example_stay_in_one_batch():
     """Examples with three, two, one and three choices in batches of three rows."""
     counts = [3, 2, 1, 3]
     idx = [(example, choice) for example, count in enumerate(counts) for choice in range(count)]
-    rows = [
-        {"inputs": [1, 5, 2], "targets": [7 + choice, 2], "idx": [example, choice]} for example, choice in idx
-    ]
+    rows = [{"inputs": [1, 5, 2], "targets": [7 + choice, 2], "idx": [example, choice]} for example, choice in idx]
     labels = {"is_correct": tf.constant(True), "weight": tf.constant(1.0)}
     converter = fc.RankFeatureConverter(choices=3)
     dataset = converter(dataset_of(rows).map(lambda row: row | labels), LENGTHS)

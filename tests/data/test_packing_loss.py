@@ -19,7 +19,10 @@ from metro_jax.training.models import EncoderDecoderModel
 LENGTH = 32
 LENGTHS = {"inputs": LENGTH, "targets": LENGTH}
 EXAMPLES = 14
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compilation is most of the time
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}  # compilation is most of the time
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,9 @@ def config(tokenizer):
 
 def short_rows(names, seed, longest=LENGTH):
     draw = np.random.default_rng(seed)
-    rows = [{name: [1, *draw.integers(4, 400, draw.integers(1, longest - 2)), 2] for name in names} for _ in range(EXAMPLES)]
+    rows = [
+        {name: [1, *draw.integers(4, 400, draw.integers(1, longest - 2)), 2] for name in names} for _ in range(EXAMPLES)
+    ]
     spec = {name: tf.TensorSpec([None], tf.int32) for name in names}
     return tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=spec)
 
@@ -101,7 +106,9 @@ def test_sequence_to_sequence(config):
     batches = [one_batch(fc.EncoderDecoderFeatureConverter(pack=pack), dataset) for pack in (False, True)]
     assert padding_share(batches[1]) < 0.5 * padding_share(batches[0])
     model = EncoderDecoderModel(config, label_smoothing=0.1)
-    params = spread(jax.jit(lambda: nn.unbox(model._init(jax.random.key(0), batches[0])["params"]), compiler_options=QUICK)())
+    params = spread(
+        jax.jit(lambda: nn.unbox(model._init(jax.random.key(0), batches[0])["params"]), compiler_options=QUICK)()
+    )
 
     def loss(params, batch):
         sums = model.loss_sums(params, batch, jax.random.key(0), deterministic=True)

@@ -61,7 +61,7 @@ def test_every_evaluation_template_is_a_ranked_task(named):
 
 def test_a_mixture_with_missing_tasks_is_refused(named):
     for name in ("t0p_train", "t0p_train_epochs"):
-        with pytest.raises(ValueError, match="389 of its 392 tasks are not in .*t0_report.txt"):
+        with pytest.raises(ValueError, match=r"389 of its 392 tasks are not in .*t0_report\.txt"):
             find_task(name, MODULE)
 
 

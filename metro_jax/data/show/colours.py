@@ -43,7 +43,7 @@ def coloured(ids: Sequence[int], tokenizer: MetroTokenizer, original: Sequence[i
 
 def example_lines(example: Mapping[str, Any], tokenizer: MetroTokenizer) -> list[tuple[str, Text]]:
     """(label, coloured row) of every part of an example worth seeing."""
-    inputs, targets = np.asarray(example["inputs"]), np.asarray(example["targets"])
+    inputs, targets = np.asarray(example["inputs"]).tolist(), np.asarray(example["targets"]).tolist()
     if "generator_targets" in example:
         masked = np.asarray(example["generator_targets"]) != PAD
         share = f"{int(masked.sum())} of {len(inputs)} masked"

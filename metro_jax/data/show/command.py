@@ -1,4 +1,5 @@
-"""`metro-jax data show TASK`: decoded examples in colour; with --stats lengths, padding, truncation, examples per task."""
+"""`metro-jax data show TASK`: decoded examples in colour; with --stats lengths, padding, truncation, examples per
+task."""
 
 import argparse
 import os
@@ -20,7 +21,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--stats", action="store_true", help="figures in place of examples")
     parser.add_argument("--plot", metavar="PNG", help="with --stats: histograms of the lengths (default: TASK.png)")
     parser.add_argument(
-        "--most", type=int, default=20_000, metavar="N", help="with --stats: examples per task looked at (default 20000)"
+        "--most",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="with --stats: examples per task looked at (default 20000)",
     )
     parser.add_argument("--module", default="metro_jax.tasks.prepared", help="the module that registers TASK")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")

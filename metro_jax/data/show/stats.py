@@ -112,7 +112,9 @@ def plot(stats: Mapping[str, Stats], path: pathlib.Path, title: str) -> None:
         axis.hist(shown, bins=min(60, longest), range=(0, longest), color="#3a6ea5")
         axis.axvline(limit, color="#c0392b", linestyle="--", label=f"limit {limit}")
         longer = float((rows > limit).mean())
-        axis.set_title(f"{name}: median {np.median(rows):.0f}, longest {rows.max()}, {longer:.1%} too long", fontsize=10)
+        axis.set_title(
+            f"{name}: median {np.median(rows):.0f}, longest {rows.max()}, {longer:.1%} too long", fontsize=10
+        )
         axis.set_xlabel("ids" + (f" (longer than {longest} drawn there)" if rows.max() > longest else ""))
         axis.set_ylabel("examples")
         axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the legend

@@ -136,7 +136,7 @@ def exclusions() -> dict[str, list[str]]:
 def evaluations() -> tuple[Evaluation, ...]:
     """The tasks of T0 Eval in the order of the published tables (11, with 112 templates)."""
     rows: list[dict[str, Any]] = json.loads(_text("evaluation.json"))
-    return tuple(Evaluation(**row | {"templates": tuple(row["templates"])}) for row in rows)
+    return tuple(dataclasses.replace(Evaluation(**row), templates=tuple(row["templates"])) for row in rows)
 
 
 def training_tasks(mixture: str) -> tuple[Task, ...]:
@@ -193,4 +193,4 @@ def mixtures() -> dict[str, dict[str, int | None]]:
 
 
 def _text(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("metro_jax.data.t0").joinpath(name).read_text(encoding="utf-8")

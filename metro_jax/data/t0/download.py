@@ -1,7 +1,7 @@
 """Fetching from the Hub just those folders of bigscience/P3 that the wanted mixtures need.
 
-Any server of the Hub's protocol will do (HF_ENDPOINT). Files that are complete are not fetched again, and a file that was
-broken off goes on.
+Any server of the Hub's protocol will do (HF_ENDPOINT). Files that are complete are not fetched again, and a file that
+was broken off goes on.
 """
 
 import os
@@ -37,8 +37,8 @@ def download(
         wanted, absent = choose(found, mixtures)
         if not wanted:
             raise ValueError(
-                f"{repository} at {revision or 'its main revision'} has none of the {len(absent)} wanted tasks: it lists "
-                f"{len(found)} folders, such as {', '.join(sorted(found)[:3]) or 'none'}; try another --revision"
+                f"{repository} at {revision or 'its main revision'} has none of the {len(absent)} wanted tasks: it "
+                f"lists {len(found)} folders, such as {', '.join(sorted(found)[:3]) or 'none'}; try another --revision"
             )
         # Where a task is there in both layouts, one is enough.
         paths = [path for task in wanted for path in _one_layout(found[task])]
@@ -66,8 +66,8 @@ def download(
 
 def _unreachable(error: Exception) -> str:
     return (
-        f"the Hub did not deliver ({error}); run the same command again when it can be reached: what is here already is "
-        "kept and not fetched twice"
+        f"the Hub did not deliver ({error}); run the same command again when it can be reached: what is here already "
+        "is kept and not fetched twice"
     )
 
 

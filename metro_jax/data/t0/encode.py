@@ -132,7 +132,7 @@ class ShufflingWriter(RecordWriter):
     def _publish(self) -> None:
         for index in range(self._shards):
             path = str(self._temporary(index))
-            found = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+            found: list[Any] = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
             random.Random(f"{self._folder.name} {self._split} {index}").shuffle(found)
             with tf.io.TFRecordWriter(path) as writer:
                 for record in found:

@@ -1,4 +1,5 @@
-"""From a folder of P3 to prepared records of every wanted task, in several processes, and on from where a run stopped."""
+"""From a folder of P3 to prepared records of every wanted task, in several processes, and on from where a run
+stopped."""
 
 import concurrent.futures
 import dataclasses

@@ -4,8 +4,8 @@ promptsource is no dependency of this project: it is asked for only here. The or
 
     FOLDER/DATASET[/SUBSET]/SPLIT.parquet, SPLIT-00000-of-0000N.parquet, SPLIT.jsonl or SPLIT.jsonl.gz
 
-with the columns of their Hub dataset. Random choices that templates make are seeded by (seed, task, split, number of the
-example), so that they do not depend on order or on the number of processes.
+with the columns of their Hub dataset. Random choices that templates make are seeded by (seed, task, split, number of
+the example), so that they do not depend on order or on the number of processes.
 """
 
 import collections
@@ -146,7 +146,8 @@ def _splits(task: Wanted, files: Mapping[str, Any]) -> dict[str, str]:
 def rendered_rows(
     examples: Iterable[dict[str, Any]], template: Any, key: str, dropped: collections.Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """The examples as a template shows them, in P3's columns; what gives no prompt and target is dropped and counted."""
+    """The examples as a template shows them, in P3's columns; what gives no prompt and target is dropped and
+    counted."""
     state = random.getstate()
     try:
         for number, example in enumerate(examples):
@@ -179,8 +180,8 @@ def _examples(paths: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
                 for batch in source.iter_batches(batch_size=BATCH):
                     yield from batch.to_pylist()
             continue
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as stream:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     yield json.loads(line)

@@ -1,4 +1,5 @@
-"""What a data folder holds of the T0 mixtures: tasks found, missing and why, empty, over their cap; as text and JSON."""
+"""What a data folder holds of the T0 mixtures: tasks found, missing and why, empty, over their cap; as text and
+JSON."""
 
 import json
 import os
@@ -118,19 +119,16 @@ def as_text(made: Mapping[str, Any]) -> str:
     lines = []
     for name, part in made.items():
         counts = part["counts"]
+        states = ", ".join(f"{counts[status]} {status}" for status in (FOUND, MISSING, EMPTY))
         lines.append(
-            f"{name}: {counts['tasks']} tasks, {counts[FOUND]} found, {counts[MISSING]} missing, {counts[EMPTY]} empty, "
-            f"{counts['over_cap']} over their cap; {part['examples']:,} examples in an epoch"
+            f"{name}: {counts['tasks']} tasks, {states}, {counts['over_cap']} over their cap; "
+            f"{part['examples']:,} examples in an epoch"
         )
     lines += _by_reason(made)
-    for title, status in (("Empty", EMPTY),):
-        names = sorted({task for part in made.values() for task, e in part["tasks"].items() if e["status"] == status})
-        lines += ["", f"{title} (every row was dropped):", *(f"  {task}" for task in names)] if names else []
+    empty = sorted({task for part in made.values() for task, e in part["tasks"].items() if e["status"] == EMPTY})
+    lines += ["", "Empty (every row was dropped):", *(f"  {task}" for task in empty)] if empty else []
     over = {
-        task: (e["examples"], e["cap"])
-        for part in made.values()
-        for task, e in part["tasks"].items()
-        if e["over_cap"]
+        task: (e["examples"], e["cap"]) for part in made.values() for task, e in part["tasks"].items() if e["over_cap"]
     }
     if over:
         lines += ["", "Over their cap (examples, cap):"]

@@ -63,7 +63,9 @@ def test_long_rows_are_counted(p3_folder, tmp_path, tokenizer, monkeypatch):
 def ranked(folder, task):
     found = {}
     for row in records.read_records(folder, task, "validation", "ranked"):
-        found.setdefault(int(row["idx"][0]), []).append((int(row["idx"][1]), row["targets"].tolist(), row["is_correct"]))
+        found.setdefault(int(row["idx"][0]), []).append(
+            (int(row["idx"][1]), row["targets"].tolist(), row["is_correct"])
+        )
     return found
 
 

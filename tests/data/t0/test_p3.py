@@ -49,7 +49,7 @@ def broken(tmp_path, p3_folder):
 def test_missing_shards_are_noticed(broken):
     folder, where = broken
     next(path for path in sorted(where.iterdir()) if path.name.startswith("train")).unlink()
-    with pytest.raises(p3.BrokenSplitError, match="has [01] of [12] .* files"):
+    with pytest.raises(p3.BrokenSplitError, match=r"has [01] of [12] .* files"):
         p3.splits(folder, "samsum_Summarize_")
 
 

@@ -110,7 +110,7 @@ def test_rendered_tasks_have_the_layout_of_p3(originals, tmp_path):
     (folder / "anli_can_we_infer_r1" / render.UNFINISHED).touch()  # as a run that was killed would leave it
     (folder / "anli_can_we_infer_r1" / "validation-00000-of-00001.parquet").unlink()
     render.render_missing(folder, originals, ["t0_eval"], show=False)
-    assert [path for path in sorted(folder.rglob("*.parquet"))] == [path for path, _ in before]
+    assert sorted(folder.rglob("*.parquet")) == [path for path, _ in before]
 
 
 @needs_promptsource

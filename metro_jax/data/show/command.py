@@ -81,14 +81,14 @@ def _stats(found: Any, lengths: dict[str, int], arguments: argparse.Namespace, c
     figures = {}
     for task in rich.progress.track(tasks, "counting", console=console, transient=True, disable=len(tasks) == 1):
         figures[task.name] = stats.task_stats(task, arguments.split, lengths, arguments.most, arguments.seed)
-    table = Table(title=f"{found.name}, {arguments.split}: lengths {lengths['inputs']} and {lengths['targets']}")
-    for heading in ("task", "feature", "records", "looked at", "mean ids", "too long", "padding", "packed"):
-        table.add_column(heading, justify="left" if heading in ("task", "feature") else "right", overflow="fold")
+    console.print(f"{found.name}, {arguments.split}: lengths {lengths['inputs']} and {lengths['targets']}")
     for name, one in figures.items():
-        for number, feature in enumerate(one.lengths):
-            counts = ("", "") if number else (f"{one.available:,}", f"{one.examined:,}")
-            table.add_row("" if number else name, feature, *counts, *_cells(one, feature))
-    console.print(table)
+        table = Table(title=f"{name}: {one.available:,} records, {one.examined:,} rows looked at", title_justify="left")
+        for heading in ("", "mean ids", "longest", "too long", "padding", "packed"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for feature in one.lengths:
+            table.add_row(feature, *_cells(one, feature))
+        console.print(table)
     console.print("too long: share of rows above their length, which are cut or dropped (too_long_examples.choice)")
     console.print("padding: share of pad ids with one example in a row; packed: the same with several")
     path = pathlib.Path(arguments.plot or f"{found.name}.png")
@@ -98,5 +98,11 @@ def _stats(found: Any, lengths: dict[str, int], arguments: argparse.Namespace, c
 
 def _cells(one: Any, feature: str) -> list[str]:
     packed = "never" if one.packed_padding is None else f"{one.packed_padding[feature]:.1%}"
-    mean = f"{one.lengths[feature].mean():.1f}"
-    return [mean, f"{one.too_long[feature]:.1%}", f"{one.padding[feature]:.1%}", packed]
+    rows = one.lengths[feature]
+    return [
+        f"{rows.mean():.1f}",
+        str(rows.max()),
+        f"{one.too_long[feature]:.1%}",
+        f"{one.padding[feature]:.1%}",
+        packed,
+    ]

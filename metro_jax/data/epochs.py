@@ -52,7 +52,8 @@ class _Stream:
         count = tf.constant(self.local, tf.int64)
         if self.ranks is not None:
             chosen = self.chosen(epoch)
-            dataset = dataset.enumerate().filter(lambda i, _: tf.gather(chosen, i)).map(lambda _, record: record)
+            numbered: Any = dataset.enumerate()  # the annotations of tf.data know no functions of two elements
+            dataset = numbered.filter(lambda i, _: tf.gather(chosen, i)).map(lambda _, record: record)
             count = tf.reduce_sum(tf.cast(chosen, tf.int64))
         return dataset if seed is None else _shuffle(dataset, seed), count
 

@@ -269,4 +269,5 @@ def _keep_together(rows: tf.data.Dataset, choices: int) -> tf.data.Dataset:
         before = tf.data.Dataset.from_tensors(empty).repeat(tf.cast(gap, tf.int64))
         return before.concatenate(tf.data.Dataset.from_tensors(row))
 
-    return rows.scan(tf.constant(0, tf.int32), place).flat_map(spaced)
+    placed: Any = rows.scan(tf.constant(0, tf.int32), place)
+    return placed.flat_map(spaced)

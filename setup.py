@@ -16,6 +16,7 @@ TRAINING = [
     "matplotlib",
     "optax",
     "orbax-checkpoint",
+    "pyarrow",  # the layout of P3 that the Hub shows is parquet
     "protobuf>=5,<7",  # TensorFlow 2.21 and seqio work together on protobuf 6
     "sentencepiece<0.2.3",  # 0.2.3 carries protobuf 7 code, which seqio imports and TensorFlow's protobuf 6 refuses
     "seqio",
@@ -36,7 +37,7 @@ setup(
     # `tasks` and `gin_configs` live at the top level for people, but a package called plain `tasks` would collide.
     packages=[*find_packages(include=["metro_jax", "metro_jax.*"]), "metro_jax.tasks", "metro_jax.gin_configs"],
     package_dir={"metro_jax.tasks": "tasks", "metro_jax.gin_configs": "gin_configs"},
-    package_data={"metro_jax": ["py.typed"], "metro_jax.gin_configs": ["**/*.gin"]},
+    package_data={"metro_jax": ["py.typed", "data/t0/*.csv", "data/t0/*.json"], "metro_jax.gin_configs": ["**/*.gin"]},
     install_requires=CORE,
     extras_require={
         "train": TRAINING,

@@ -17,6 +17,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from metro_jax.convert import command as convert_command
+from metro_jax.data import command as data_command
 from metro_jax.inference import command as inference_command
 from metro_jax.version import __version__
 
@@ -144,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     inference_command.add_parsers(command)
 
     convert_command.add_parser(commands)
+    data_command.add_parser(commands)
     command("doctor", _doctor, "Versions, devices, memory, and which extras are installed.")
     return parser
 

@@ -2,6 +2,7 @@
 
 * `metro_jax.tasks.pretraining`: `metro_pretrain`, `t5_pretrain`, and functions that register more of the kind.
 * `metro_jax.tasks.prompted`: functions that register prompted and ranked tasks, and mixtures of them.
+* `metro_jax.tasks.t0`: the mixtures of T0, T0+, T0++ and T0 Eval.
 * `metro_jax.tasks.prepared`: registers everything that lies in the data folder; what MIXTURE_OR_TASK_MODULE usually
   names.
 

@@ -3,6 +3,8 @@
     MIXTURE_OR_TASK_MODULE = "metro_jax.tasks.prepared"
     MIXTURE_OR_TASK_NAME = "NAME"            # a folder of prepared records, or a mixture of FOLDER/mixtures.json
 
+A mixture NAME of prompted tasks is there a second time as NAME_epochs, in the reference's epochs (spec 6.2).
+
 Documents in FOLDER/corpus are `metro_pretrain` and `t5_pretrain`; documents in another folder NAME are
 `metro_pretrain_NAME` and `t5_pretrain_NAME`. Prompted and ranked records in FOLDER/NAME are the task NAME.
 
@@ -42,12 +44,17 @@ def register_folder(folder: str | os.PathLike[str] | None = None) -> dict[str, s
         missing = sorted(set(caps) - set(kinds))
         if missing and not (mixture.get("allow_missing") and len(missing) < len(caps)):
             hint = nearest(missing[0], kinds)
-            unusable[name] = (
+            reason = (
                 f"{len(missing)} of its {len(caps)} tasks are not in {root}, such as {missing[0]} ({hint}); prepare "
                 'them, or set "allow_missing": true for this mixture in mixtures.json'
             )
+            unusable |= {name: reason, f"{name}_epochs": reason}
         else:
-            prompted.register_mixture(name, {task: limit for task, limit in caps.items() if task in kinds})
+            present = {task: limit for task, limit in caps.items() if task in kinds}
+            split = mixture.get("split", "train")
+            prompted.register_mixture(name, present, split=split)
+            if split == "train" and all(kinds[task] == "prompted" for task in present):
+                prompted.register_epochs(f"{name}_epochs", present, folder)
     return unusable
 
 

@@ -16,6 +16,7 @@ import seqio
 import tensorflow as tf
 
 from metro_jax.data import preprocessors
+from metro_jax.data.epochs import EpochSource, EpochTask
 from metro_jax.data.metrics import rank_accuracy, rank_postprocess
 from metro_jax.data.registry import add_mixture, add_task
 from metro_jax.data.sources import PreparedSource
@@ -26,14 +27,14 @@ def register_prompted(
     name: str,
     folder_task: str | None = None,
     folder: str | os.PathLike[str] | None = None,
-    too_long: str = "truncate",
+    too_long: str | None = None,
     metric_fns: Sequence[Callable] = (),
     postprocess_fn: Callable | None = None,
 ) -> seqio.Task:
     """Registers the prompted pairs in FOLDER/folder_task (default: FOLDER/name): features `inputs`, `targets`.
 
     For `EncoderDecoderFeatureConverter`. `folder` pins the data folder; by default `data_dir()` is asked at each use.
-    `too_long` is "truncate" or "drop" (spec 6.3).
+    `too_long` is "truncate" or "drop" (spec 6.3); None leaves it to `too_long_examples.choice` in gin.
     """
     return _register(name, folder_task, folder, "prompted", too_long, metric_fns, postprocess_fn)
 
@@ -54,11 +55,11 @@ def _register(
     folder_task: str | None,
     folder: str | os.PathLike[str] | None,
     kind: str,
-    too_long: str,
+    too_long: str | None,
     metric_fns: Sequence[Callable],
     postprocess_fn: Callable | None,
 ) -> seqio.Task:
-    vocabulary = MetroVocabulary(None if folder is None else os.path.join(folder, "vocab"))
+    vocabulary = _vocabulary(folder)
     feature = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
     return add_task(
         name,
@@ -70,6 +71,35 @@ def _register(
     )
 
 
+def register_epochs(
+    name: str,
+    tasks: Mapping[str, int | None],
+    folder: str | os.PathLike[str] | None = None,
+    too_long: str | None = None,
+) -> seqio.Task:
+    """Registers one task of the prompted records of many, in the reference's epochs: exactly min(size, cap) examples of
+    each, a new slice of the larger ones in every epoch (spec 6.2).
+
+    Args:
+      tasks: folder name -> cap (None: no cap).
+    """
+    vocabulary = _vocabulary(folder)
+    sources = {task: PreparedSource(task, "prompted", vocabulary, folder) for task in tasks}
+    feature = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
+    return add_task(
+        name,
+        EpochTask,
+        source=EpochSource(sources, tasks),
+        output_features={"inputs": feature, "targets": feature},
+        preprocessors=[functools.partial(preprocessors.fit, too_long=too_long)],
+        shuffle_buffer_size=None,  # a buffer across epochs would blur them
+    )
+
+
+def _vocabulary(folder: str | os.PathLike[str] | None) -> MetroVocabulary:
+    return MetroVocabulary(None if folder is None else os.path.join(folder, "vocab"))
+
+
 def capped_rate(task: seqio.Task | seqio.Mixture, cap: int | None = None, split: str = "train") -> float:
     """The mixing rate min(size, cap) of a task, from its number of training examples (spec 6.2)."""
     size = task.num_input_examples(split) or 0
@@ -77,13 +107,15 @@ def capped_rate(task: seqio.Task | seqio.Mixture, cap: int | None = None, split:
 
 
 def register_mixture(
-    name: str, tasks: Sequence[str] | Mapping[str, int | None], cap: int | None = None
+    name: str, tasks: Sequence[str] | Mapping[str, int | None], cap: int | None = None, split: str = "train"
 ) -> seqio.Mixture:
     """Registers a mixture of tasks with rates proportional to min(size, cap) (spec 6.2).
 
     Args:
       tasks: names of registered tasks, or a mapping of names to their own caps (None: no cap).
       cap: the cap of tasks without one of their own. Sizes are looked up when a data set is built.
+      split: the split whose sizes count.
     """
     caps = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks, cap)
-    return add_mixture(name, [(task, functools.partial(capped_rate, cap=limit)) for task, limit in caps.items()])
+    rates = {task: functools.partial(capped_rate, cap=limit, split=split) for task, limit in caps.items()}
+    return add_mixture(name, list(rates.items()))

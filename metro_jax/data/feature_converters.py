@@ -223,10 +223,25 @@ class RankFeatureConverter(EncoderDecoderFeatureConverter):
         "weight": Spec(tf.float32, rank=0),
     }
 
-    def __init__(self, pack: bool = False, use_custom_packing_ops: bool = False, **kwargs: Any):
+    def __init__(
+        self, pack: bool = False, use_custom_packing_ops: bool = False, choices: int | None = None, **kwargs: Any
+    ):
+        """
+        Args:
+          choices: rows that every example takes; the choices of an example with fewer are followed by empty rows
+            (idx -1, weight 0), so that batches of a multiple of `choices` rows never part an example. For callers that
+            score straight from batches; not for seqio's evaluator, which pairs rows with targets by their order.
+        """
         if pack:
             raise ValueError("pack=True: the choices of rank classification are scored one per row; use pack=False")
+        if choices is not None and choices < 1:
+            raise ValueError(f"choices={choices}: every example takes at least one row")
         super().__init__(pack, use_custom_packing_ops, **kwargs)
+        self._choices = choices
+
+    def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
+        rows = super()._convert_features(ds, task_feature_lengths)
+        return rows if self._choices is None else _keep_together(rows, self._choices)
 
     def _convert_row(self, row: Mapping[str, tf.Tensor], start: int) -> dict[str, tf.Tensor]:
         labels = {name: row[name] for name in ("idx", "is_correct", "weight")}
@@ -235,3 +250,24 @@ class RankFeatureConverter(EncoderDecoderFeatureConverter):
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
         """The lengths of the sequences; `idx` has two entries."""
         return {**super().get_model_feature_lengths(task_feature_lengths), "idx": 2, "is_correct": 1, "weight": 1}
+
+
+def _keep_together(rows: tf.data.Dataset, choices: int) -> tf.data.Dataset:
+    """Empty rows before each example but the first, so that every example begins at a multiple of `choices`."""
+
+    def place(used: tf.Tensor, row: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tuple]:
+        choice = row["idx"][1]
+        small = tf.debugging.assert_less(
+            choice, choices, f"an example has more choices than RankFeatureConverter(choices={choices}) has rows for"
+        )
+        with tf.control_dependencies([small]):
+            gap = tf.where(choice == 0, tf.math.floormod(-used, choices), 0)
+        return tf.math.floormod(used + gap + 1, choices), (row, gap)
+
+    def spaced(row: Mapping[str, tf.Tensor], gap: tf.Tensor) -> tf.data.Dataset:
+        empty = {name: tf.zeros_like(value) for name, value in row.items()} | {"idx": -tf.ones_like(row["idx"])}
+        before = tf.data.Dataset.from_tensors(empty).repeat(tf.cast(gap, tf.int64))
+        return before.concatenate(tf.data.Dataset.from_tensors(row))
+
+    placed: Any = rows.scan(tf.constant(0, tf.int32), place)
+    return placed.flat_map(spaced)

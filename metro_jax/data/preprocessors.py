@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gin
 import tensorflow as tf
 
 from metro_jax.data import draws
@@ -171,14 +172,24 @@ def truncate(ids: tf.Tensor, limit: int) -> tf.Tensor:
     return tf.cond(tf.size(ids) > limit, lambda: tf.concat([ids[: limit - 1], [EOS]], 0), lambda: ids)
 
 
+@gin.configurable(module="metro_jax.tasks")  # type: ignore[call-arg]
+def too_long_examples(choice: str = "truncate") -> str:
+    """What becomes of prompted examples that are too long: "truncate" or "drop" (gin: `too_long_examples.choice`).
+
+    How many there are, `metro-jax data show TASK --stats` says.
+    """
+    return choice
+
+
 def fit(
-    dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None, too_long: str = "truncate"
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None, too_long: str | None = None
 ) -> tf.data.Dataset:
     """Brings `inputs` and `targets` to their lengths: too long examples are cut before their eos, or dropped.
 
     Args:
-      too_long: "truncate" or "drop".
+      too_long: "truncate" or "drop"; None asks `too_long_examples()`.
     """
+    too_long = too_long_examples() if too_long is None else too_long
     if too_long not in ("truncate", "drop"):
         raise ValueError(f"too_long={too_long!r}: choose 'truncate' or 'drop'")
     limits = {name: length for name, length in (sequence_length or {}).items() if length is not None}

@@ -16,14 +16,14 @@ class PreparedTask(seqio.Task):
         return super().get_dataset(*args, **(kwargs | {"try_in_mem_cache": False}))
 
 
-def add_task(name: str, **kwargs: Any) -> seqio.Task:
+def add_task(name: str, task_cls: type[seqio.Task] = PreparedTask, **kwargs: Any) -> seqio.Task:
     """Registers a task; one of the same name that was registered here is replaced.
 
     Raises:
       ValueError: the name belongs to a task or mixture from somewhere else.
     """
     _make_room(name)
-    task = seqio.TaskRegistry.add(name, task_cls=PreparedTask, **kwargs)
+    task = seqio.TaskRegistry.add(name, task_cls=task_cls, **kwargs)
     _OWN[name] = id(task)
     return task
 

@@ -117,11 +117,39 @@ def test_rank_rows_carry_their_labels():
     assert row["decoder_target_tokens"].tolist() == [7, 2] + [0] * 10
 
 
+def test_choices_of_an_example_stay_in_one_batch():
+    """Examples with three, two, one and three choices in batches of three rows."""
+    counts = [3, 2, 1, 3]
+    idx = [(example, choice) for example, count in enumerate(counts) for choice in range(count)]
+    rows = [{"inputs": [1, 5, 2], "targets": [7 + choice, 2], "idx": [example, choice]} for example, choice in idx]
+    labels = {"is_correct": tf.constant(True), "weight": tf.constant(1.0)}
+    converter = fc.RankFeatureConverter(choices=3)
+    dataset = converter(dataset_of(rows).map(lambda row: row | labels), LENGTHS)
+    assert {name: tuple(spec.shape) for name, spec in dataset.element_spec.items()}["encoder_input_tokens"] == (12,)
+    batches = list(dataset.batch(3).as_numpy_iterator())
+    found = [[tuple(i) for i in batch["idx"].tolist() if i[0] >= 0] for batch in batches]
+    assert found == [[i for i in idx if i[0] == example] for example in range(len(counts))]
+    empty = batches[2]["idx"][:, 0] < 0
+    assert empty.tolist() == [False, True, True]
+    assert not batches[2]["weight"][empty].any()
+    assert not batches[2]["decoder_loss_weights"][empty].any()
+
+
+def test_an_example_with_too_many_choices_is_an_error():
+    row = {"inputs": [1, 2], "targets": [7, 2], "idx": [0, 3]}
+    labels = {"is_correct": tf.constant(True), "weight": tf.constant(1.0)}
+    dataset = fc.RankFeatureConverter(choices=3)(dataset_of([row]).map(lambda row: row | labels), LENGTHS)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more choices"):
+        list(dataset)
+
+
 def test_wrong_use_is_explained():
     with pytest.raises(ValueError, match="use_custom_packing_ops"):
         fc.EncoderDecoderFeatureConverter(pack=True, use_custom_packing_ops=True)
     with pytest.raises(ValueError, match="pack=True"):
         fc.RankFeatureConverter(pack=True)
+    with pytest.raises(ValueError, match="choices=0"):
+        fc.RankFeatureConverter(choices=0)
     with pytest.raises(ValueError, match="max_segments=0"):
         fc.MetroPretrainingFeatureConverter(max_segments=0)
     with pytest.raises(ValueError, match=f"max_segments={fc.MAX_SEGMENTS + 1}"):

@@ -2,6 +2,7 @@
 
 import json
 
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -107,6 +108,10 @@ def test_truncation_keeps_eos_or_drops():
     assert [row["inputs"].tolist() for row in cut] == [[1, 5, 6, 2], [1, 5, 2]]
     kept = list(preprocessors.fit(dataset, lengths, "drop").as_numpy_iterator())
     assert [row["targets"].tolist() for row in kept] == [[8, 9, 2]]
+    with gin.unlock_config():
+        gin.bind_parameter("too_long_examples.choice", "drop")
+    assert len(list(preprocessors.fit(dataset, lengths).as_numpy_iterator())) == 1
+    gin.clear_config()
     assert len(list(preprocessors.fit(dataset, None).as_numpy_iterator())) == 2
     with pytest.raises(ValueError, match="too_long='skip'"):
         preprocessors.fit(dataset, lengths, "skip")

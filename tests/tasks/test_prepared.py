@@ -9,12 +9,14 @@ from metro_jax.tasks import data_dir, prepared
 
 def test_everything_in_the_folder_is_registered(data_folder):
     unusable = prepared.refresh()
-    assert set(unusable) == {"broken"}
+    assert set(unusable) == {"broken", "broken_epochs"}
     assert "starz" in unusable["broken"]
     tasks, mixtures = seqio.TaskRegistry.names(), seqio.MixtureRegistry.names()
     expected = {"metro_pretrain", "t5_pretrain", "metro_pretrain_letters", "t5_pretrain_letters", "liked", "stars"}
     assert expected | {"liked_score_eval"} <= set(tasks)
     assert {"both", "own_caps", "partial"} <= set(mixtures)
+    assert {"both_epochs", "own_caps_epochs", "partial_epochs"} <= set(tasks)
+    assert seqio.TaskRegistry.get("both_epochs").num_input_examples("train") == 24
     assert "broken" not in mixtures
     assert [task.name for task in seqio.MixtureRegistry.get("partial").tasks] == ["liked"]
     both = seqio.MixtureRegistry.get("both")

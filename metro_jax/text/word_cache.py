@@ -13,17 +13,15 @@ Models without the default options, or with pieces that cross a blank, get no ca
 """
 
 import array
-import math
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from metro_jax.text.ids import NUM_SPECIAL
+from metro_jax.text.lattice import BLANK, Lattice
 from metro_jax.text.normalizer import normalize
 from metro_jax.text.vocabulary import Vocabulary
 
-BLANK = "▁"
-ABSENT = 1.0  # stands for the score of what no piece begins with
-UNKNOWN_PENALTY = 10.0  # SentencePiece scores an unknown character this much below the worst piece
 #: Built-in rules: single characters and combining sequences, none with a blank in it (a test reads their tables).
 NORMALIZERS = frozenset({"nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"})
 
@@ -34,15 +32,19 @@ MAX_TEXT = 2000
 SCORE_PER_CHARACTER = 8.0  # less than one token in a thousand has a lower score
 SLACK = 2.0**-10
 
-MAX_TOKENS = 1 << 17  # in each of the two stores; about 50 MB together
+MAX_TOKENS = 1 << 18  # in each of the three stores; about 100 MB together
+COST = 16  # of keeping a token, in tokens encoded by SentencePiece
+SAMPLE = 4  # of texts with new tokens, one in so many is learnt from where most texts are such
+SIGHTINGS = 4  # of a token in texts with many new ones, before it is kept
 MAX_LENGTH = 64  # longer tokens hardly come twice
+NEW = b"new"  # in the place of packed ids; told apart by identity
 
 # An apostrophe that the normaliser might join to the next token. "_" ends a word there: it is cut off as punctuation.
 _JOINED = re.compile(r"['’‘´]\s+(?:[smdtSMDT]|ll|re|ve|LL|RE|VE)(?![^\W_])")
 
 
-class WordCache(dict[str, bytes | None]):
-    """Packed ids of the whitespace-separated tokens of raw text; None for a token that needs the text around it."""
+class WordCache:
+    """Packed ids of the whitespace-separated tokens of raw text."""
 
     def __init__(
         self,
@@ -52,47 +54,80 @@ class WordCache(dict[str, bytes | None]):
         pack: Callable[[list[int]], bytes],
     ) -> None:
         """`encode` gives the ids of a normalised text, `pack` the bytes that stand for ids and can be joined."""
-        super().__init__()
         self._lower, self._encode, self._pack = lower, encode, pack
         self._usable = keeps_words_apart(vocabulary)
         self._lattice = Lattice(vocabulary)
-        self._words: dict[str, tuple[list[int], float] | None] = {}  # ids and score by normalised word
+        self._tokens: dict[str, bytes | None] = {}  # None: needs the text around it
+        self._words: dict[str, tuple[bytes, float] | None] = {}  # packed ids and score by normalised word
+        self._sightings: dict[str, int] = {}  # of tokens that are not kept
 
     def clear(self) -> None:
         """Forgets every word."""
-        super().clear()
+        self._tokens.clear()
         self._words.clear()
+        self._sightings.clear()
 
-    def find(self, text: str) -> bytes | None:
-        """The packed ids of a raw text, or None when it has to be encoded as a whole."""
-        if not self._usable or len(text) > MAX_TEXT:
-            return None
-        if ("'" in text or not text.isascii()) and _JOINED.search(text):
+    def find(self, texts: Sequence[str]) -> list[bytes | None]:
+        """The packed ids of raw texts; None for those that have to be encoded as a whole."""
+        if not self._usable:
+            return [None] * len(texts)
+        rows = list(map(self._join, texts))
+        new = [index for index, row in enumerate(rows) if row is NEW]
+        # Where most texts hold something new, looking at a few of them is enough to find what comes again.
+        step = 1 if 2 * len(new) <= len(texts) else SAMPLE
+        for place, index in enumerate(new):
+            learnt = place % step == 0 and self._learn_from(texts[index])
+            rows[index] = self._join(texts[index]) if learnt else None
+        return rows
+
+    def _join(self, text: str) -> bytes | None:
+        """The packed ids of a raw text; None when it has to be encoded as a whole, NEW when a token is not known."""
+        if len(text) > MAX_TEXT or (("'" in text or not text.isascii()) and _JOINED.search(text)):
             return None
         try:
-            return b"".join(map(self.__getitem__, text.split()))  # type: ignore[arg-type]
+            return b"".join(map(self._tokens.__getitem__, text.split()))  # type: ignore[arg-type]
+        except KeyError:
+            return NEW
         except TypeError:  # one of them is None
             return None
 
-    def __missing__(self, token: str) -> bytes | None:
-        if len(token) > MAX_LENGTH:
-            return None
-        kept = self._keep(token)
-        if len(self) >= MAX_TOKENS:  # refilling costs less than to remember what was used when
-            super().clear()
-        self[token] = kept
-        return kept
+    def _learn_from(self, text: str) -> bool:
+        """Whether all tokens of this text are known afterwards.
 
-    def _keep(self, token: str) -> bytes | None:
+        To keep a token costs as much as to encode sixteen. Where few are new that is won back at once; where many are
+        (a beginning, a list of names), only those are kept that came several times before.
+        """
+        tokens = text.split()
+        fresh = [token for token in tokens if token not in self._tokens]
+        if len(fresh) * COST <= len(tokens) and max(map(len, fresh), default=0) <= MAX_LENGTH:
+            self._learn(fresh)
+            return True
+        sightings = self._sightings
+        if len(sightings) > MAX_TOKENS:
+            sightings.clear()
+        often = []
+        for token in fresh:
+            sightings[token] = count = sightings.get(token, 0) + 1
+            if count == SIGHTINGS and len(token) <= MAX_LENGTH:
+                often.append(token)
+        self._learn(often)
+        return False
+
+    def _learn(self, tokens: Sequence[str]) -> None:
+        """Keeps tokens."""
+        if len(self._tokens) + len(tokens) > MAX_TOKENS:  # refilling costs less than to remember what was used when
+            self.clear()
+        for token in tokens:
+            self._tokens[token] = self._ids_of(token)
+
+    def _ids_of(self, token: str) -> bytes | None:
         if BLANK in token:
             return None
         packed, score = [], 0.0
         for word in normalize(token, self._lower).split():
-            known = self._words.get(word, ())
-            if known == ():
-                if len(self._words) >= MAX_TOKENS:
-                    self._words.clear()
-                known = self._words[word] = self._segment(word)
+            if word not in self._words:
+                self._words[word] = self._segment(word)
+            known = self._words[word]
             if known is None:
                 return None
             packed.append(known[0])
@@ -106,68 +141,6 @@ class WordCache(dict[str, bytes | None]):
             return None
         score, lead = self._lattice.best(surface)
         return (self._pack(self._encode(word)), score) if lead > len(surface) * SLACK else None
-
-
-class Lattice:
-    """The segmentations of single words by a unigram model."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Reads the scores of the pieces when they are first needed."""
-        self._processor = vocabulary.processor
-        self._scores: dict[str, float | None] = {}  # of the pieces; None: the beginning of longer ones only
-        self._user_defined: list[str] = []
-        self._unknown = 0.0
-
-    def _read(self) -> None:
-        processor = self._processor
-        indices = list(range(processor.get_piece_size()))
-        names = [name.replace(BLANK, " ") for name in processor.id_to_piece(indices)]
-        scores: list[float] = processor.get_score(indices)
-        unusable = map(any, zip(processor.is_control(indices), processor.is_unused(indices), processor.is_unknown(indices)))
-        pieces = {name: score for name, score, no in zip(names, scores, unusable, strict=True) if not no}
-        beginnings = {name[:end] for name in pieces for end in range(1, len(name))}
-        self._scores = dict.fromkeys(beginnings) | pieces
-        self._unknown = min(pieces.values()) - UNKNOWN_PENALTY
-        # The scores of all others are logarithms of probabilities.
-        self._user_defined = [name for name, score in pieces.items() if score >= 0.0]
-
-    def surface(self, word: str) -> str | None:
-        """A normalised word as the model's own normaliser leaves it, a blank before it (nothing at all may be left).
-
-        None when that is several words, or when a user-defined piece is in it.
-        """
-        if not self._scores:
-            self._read()
-        surface: str = self._processor.normalize(word)
-        if BLANK in surface[1:] or any(piece in surface for piece in self._user_defined):
-            return None
-        return surface.replace(BLANK, " ")  # what is plain ASCII is faster to cut
-
-    def best(self, surface: str) -> tuple[float, float]:
-        """The score of the best segmentation, and its lead over the second best (infinite if there is none)."""
-        find, unknown, length = self._scores.get, self._unknown, len(surface)
-        best, second = [-math.inf] * (length + 1), [-math.inf] * (length + 1)
-        best[0] = 0.0
-        for start in range(length):
-            first, other = best[start], second[start]
-            for end in range(start + 1, length + 1):
-                score = find(surface[start:end], ABSENT)
-                if score is None:
-                    if end > start + 1:
-                        continue
-                    score = unknown
-                elif score == ABSENT:
-                    if end > start + 1:
-                        break
-                    score = unknown
-                total = first + score
-                if total > best[end]:
-                    runner_up = other + score
-                    second[end] = runner_up if runner_up > best[end] else best[end]
-                    best[end] = total
-                elif total > second[end]:
-                    second[end] = total
-        return best[length], best[length] - second[length]
 
 
 def keeps_words_apart(vocabulary: Vocabulary) -> bool:
@@ -202,12 +175,15 @@ def unpack_words(packed: bytes) -> list[int]:
     return memoryview(packed).cast("I").tolist()
 
 
+@functools.cache
+def _varint(token_id: int) -> bytes:
+    packed = bytearray()
+    while token_id > 127:
+        packed.append(token_id & 127 | 128)
+        token_id >>= 7
+    return bytes([*packed, token_id])
+
+
 def pack_varints(ids: list[int]) -> bytes:
     """Ids as protocol buffers write them: seven bits a byte, the lowest first."""
-    packed = bytearray()
-    for token_id in ids:
-        while token_id > 127:
-            packed.append(token_id & 127 | 128)
-            token_id >>= 7
-        packed.append(token_id)
-    return bytes(packed)
+    return b"".join(map(_varint, ids))

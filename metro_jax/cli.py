@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
+from metro_jax.data import command as data_command
 from metro_jax.version import __version__
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -187,6 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
     rank.add_argument("text", metavar="TEXT", help="a prompt; - reads standard input")
     rank.add_argument("choices", metavar="CHOICE", nargs="+", help="one or more texts")
 
+    data_command.add_parser(commands)
     command("doctor", _doctor, "Versions, devices, memory, and which extras are installed.")
     return parser
 

@@ -28,6 +28,7 @@ DATA = [
     "sentencex",  # sentences of documents of one line: kept by Wikimedia, 300 languages, no dependencies, 30 MB/s
     "zstandard",
 ]
+BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
 TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
@@ -46,9 +47,10 @@ setup(
     extras_require={
         "train": TRAINING,
         "data": DATA,
+        "beam": DATA + BEAM,
         "tpu": ["jax[tpu]"],
         "test": TEST,
-        "all": TRAINING + DATA + TEST,
+        "all": TRAINING + DATA + BEAM + TEST,
     },
     entry_points={"console_scripts": ["metro-jax=metro_jax.cli:main"]},
 )

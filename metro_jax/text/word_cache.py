@@ -77,7 +77,8 @@ class WordCache:
         step = 1 if 2 * len(new) <= len(texts) else SAMPLE
         for place, index in enumerate(new):
             learnt = place % step == 0 and self._learn_from(texts[index])
-            rows[index] = self._join(texts[index]) if learnt else None
+            row = self._join(texts[index]) if learnt else None
+            rows[index] = None if row is NEW else row  # NEW once more: there was no room for all its tokens
         return rows
 
     def _join(self, text: str) -> bytes | None:

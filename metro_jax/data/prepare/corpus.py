@@ -110,13 +110,16 @@ def prepare(settings: Settings, watch: Watch = lambda *_: None) -> dict[str, Any
         return done
     partial = _partial(target, settings)
     try:
-        _install_vocabulary(pathlib.Path(settings.output) / "vocab", tokenizer)
+        install_vocabulary(pathlib.Path(settings.output) / "vocab", tokenizer)
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise stopped_by(error, target) or error from error
     with _locked(partial):
         run = _Run(settings, files, tokenizer, plan, target, watch)
-        return run.finish(run.write())
+        try:
+            return run.finish(run.write())
+        finally:
+            run.close()
 
 
 def default_shards(files: list[InputFile]) -> int:
@@ -181,7 +184,7 @@ def _partial(target: pathlib.Path, settings: Settings) -> pathlib.Path:
     return target / f".{settings.split}.partial"
 
 
-def _install_vocabulary(folder: pathlib.Path, tokenizer: MetroTokenizer) -> None:
+def install_vocabulary(folder: pathlib.Path, tokenizer: MetroTokenizer) -> None:
     """Puts the vocabulary beside the records, where tasks look for it; another one that is there is not touched."""
     if (folder / vocabulary_lib.MODEL_NAME).exists():
         present = MetroTokenizer.from_pretrained(folder).fingerprint()
@@ -220,6 +223,10 @@ class _Run:
         self._journal = Journal(self._partial)
         self._state = _State()
 
+    def close(self) -> None:
+        """Closes the journal."""
+        self._journal.close()
+
     def write(self) -> _State:
         """Reads and writes what is left."""
         self._resume()
@@ -230,14 +237,11 @@ class _Run:
         for index, file in enumerate(self._files):
             starts[index] = before
             before += file.size
-        try:
-            with Workers(self._transform, self._settings.workers) as workers:
-                for (index, chunk), result in workers.map(self._chunks()):
-                    self._check(result.problems, result.counts["bad_input"])
-                    self._append(index, chunk, result)
-                    self._watch(starts[index] + chunk.read, total, self._state.counts)
-        finally:
-            self._journal.close()
+        with Workers(self._transform, self._settings.workers) as workers:
+            for (index, chunk), result in workers.map(self._chunks()):
+                self._check(result.problems, result.counts["bad_input"])
+                self._append(index, chunk, result)
+                self._watch(starts[index] + chunk.read, total, self._state.counts)
         self._state.counts["bad_files"] = len(unreadable)
         self._state.problems = [str(problem) for problem in unreadable] + self._state.problems
         return self._state

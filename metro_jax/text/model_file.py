@@ -6,6 +6,7 @@ its own reader of the file needs the protobuf package, which inference does with
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 _TRAINER, _NORMALIZER = 2, 3  # fields of ModelProto
 _MODEL_TYPE, _SUFFIX, _BYTE_FALLBACK = 3, 24, 35  # fields of TrainerSpec
@@ -43,7 +44,7 @@ def read_settings(model: bytes) -> ModelSettings:
     )
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _fields(data: Any) -> Iterator[tuple[int, Any]]:
     """Numbers and values of the fields of a message; of fixed-width fields the bytes."""
     view, position, end = memoryview(data), 0, len(data)
     while position < end:
@@ -61,7 +62,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
             raise ValueError(f"wire type {kind} at byte {position}: not a protocol buffer of this kind")
         if position + length > end:
             raise ValueError(f"a field of {length} bytes at byte {position} goes beyond the end ({end})")
-        yield key >> 3, view[position : position + length]  # type: ignore[misc]
+        yield key >> 3, view[position : position + length]
         position += length
 
 

@@ -269,7 +269,7 @@ class MetroTokenizer:
     def _sentencepiece(self, normalized: list[str], out_type: type, num_threads: int = 1) -> list[list]:
         encode = self._vocabulary.processor.encode
         try:
-            if len(normalized) < 50:  # a list makes SentencePiece start threads, 0.2 ms a call
+            if len(normalized) < 200:  # a list makes SentencePiece start threads, 0.2 ms a call
                 return [encode(text, out_type=out_type) for text in normalized]
             return encode(normalized, out_type=out_type, num_threads=num_threads)
         except (RuntimeError, TypeError, UnicodeError):

@@ -33,9 +33,9 @@ SCORE_PER_CHARACTER = 8.0  # less than one token in a thousand has a lower score
 SLACK = 2.0**-10
 
 MAX_TOKENS = 1 << 18  # in each of the three stores; about 100 MB together
-COST = 16  # of keeping a token, in tokens encoded by SentencePiece
-SAMPLE = 4  # of texts with new tokens, one in so many is learnt from where most texts are such
-SIGHTINGS = 4  # of a token in texts with many new ones, before it is kept
+COST = 8  # of keeping a token, in tokens encoded by SentencePiece
+SAMPLE = 2  # of texts with new tokens, one in so many is learnt from where most texts are such
+SIGHTINGS = 2  # of a token in texts with many new ones, before it is kept
 MAX_LENGTH = 64  # longer tokens hardly come twice
 NEW = b"new"  # in the place of packed ids; told apart by identity
 

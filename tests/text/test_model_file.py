@@ -7,8 +7,8 @@ import pytest
 import sentencepiece
 
 from metro_jax.text.model_file import ModelSettings, _fields, read_settings
-from metro_jax.text.word_cache import NORMALIZERS, keeps_words_apart
 from metro_jax.text.vocabulary import Vocabulary
+from metro_jax.text.word_cache import NORMALIZERS, keeps_words_apart
 
 LINES = [f"the {a} and the {b} of koko" for a in ("cat", "dog", "lamp") for b in ("sea", "sun", "kettle")] * 5
 

@@ -13,12 +13,39 @@ from .test_normalizer import random_texts
 from .test_tokenizer import encodable, texts_with_special_strings
 
 TORTURE = [
-    "dogs' s", "dogs’ LL be", "the dogs' t_ail", "' s", "'' s ' m", "rock 'n' roll' d", "it's' re-do", "a' \u2028ve x",
-    "▁", "a▁b ▁ c", "x\u200by z", "\u200b", "a \u200b b", "¨ a¨ ¨a", "ΑΣ ΑΣ. Σ", "İstanbul ǅ ß ﬁ ﬃx", "e\u0301 e \u0301x",
-    "\u0308a \u0308", "½ ² ① ㎏", "----- ----- ---", "aaaa aaaaaaa aa", "!!!!!! ?!?!?!", "[MASK] x[MASK]y", "<s> </s> <pad>",
-    "한국 あ漢 א ع", "👩\u200d🚀 😀😀 😀", "\ufeffthe kettle", "lamp\xa0lamp\x85lamp", "“the” ‘kettle’ — lamp–lamp", "a" * 200,
-    "word " * 900, "x' ll " * 3,
-]  # fmt: skip
+    "dogs' s",
+    "dogs’ LL be",
+    "the dogs' t_ail",
+    "' s",
+    "'' s ' m",
+    "rock 'n' roll' d",
+    "it's' re-do",
+    "a' \u2028ve x",
+    "▁",
+    "a▁b ▁ c",
+    "x\u200by z",
+    "\u200b",
+    "a \u200b b",
+    "¨ a¨ ¨a",
+    "ΑΣ ΑΣ. Σ",
+    "İstanbul ǅ ß ﬁ ﬃx",
+    "e\u0301 e \u0301x",
+    "\u0308a \u0308",
+    "½ ² ① ㎏",
+    "----- ----- ---",
+    "aaaa aaaaaaa aa",
+    "!!!!!! ?!?!?!",
+    "[MASK] x[MASK]y",
+    "<s> </s> <pad>",
+    "한국 あ漢 א ع",
+    "👩\u200d🚀 😀😀 😀",
+    "\ufeffthe kettle",
+    "lamp\xa0lamp\x85lamp",
+    "“the” ‘kettle’ — lamp–lamp",
+    "a" * 200,
+    "word " * 900,
+    "x' ll " * 3,
+]
 
 
 @pytest.fixture(scope="module")

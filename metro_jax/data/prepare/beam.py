@@ -18,6 +18,7 @@ from typing import Any
 
 try:
     import apache_beam as beam
+    from apache_beam import pvalue
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError as error:
     raise ImportError(f"{error}: the pipeline needs Apache Beam: pip install 'metro_jax[beam]'") from error
@@ -166,11 +167,11 @@ def run(settings: corpus.Settings, options: PipelineOptions) -> None:
         before = (
             pipeline
             | "Once" >> beam.Create([None])
-            | "Before" >> beam.Map(lambda _, pairs, n: chunks_before(pairs, n), beam.pvalue.AsDict(counts), len(files))
+            | "Before" >> beam.Map(lambda _, pairs, n: chunks_before(pairs, n), pvalue.AsDict(counts), len(files))
         )
         written = (
             (
-                results | "Shards" >> beam.Map(assign_shard, beam.pvalue.AsSingleton(before), shards),
+                results | "Shards" >> beam.Map(assign_shard, pvalue.AsSingleton(before), shards),
                 pipeline | "Every shard" >> beam.Create([(shard, ((-1, -1), b"")) for shard in range(shards)]),
             )
             | beam.Flatten()
@@ -178,7 +179,7 @@ def run(settings: corpus.Settings, options: PipelineOptions) -> None:
             | "Write" >> beam.Map(write_shard, str(folder), shard_names(settings.split, shards))
         )
         total = results | "Results" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(SumUp())
-        _ = total | "Info" >> beam.Map(write_info, beam.pvalue.AsList(written), str(info), description)
+        _ = total | "Info" >> beam.Map(write_info, pvalue.AsList(written), str(info), description)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

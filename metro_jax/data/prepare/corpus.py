@@ -356,9 +356,7 @@ class _Run:
     def _publish(self, split: str, names: list[str], manifest: dict, info: dict) -> None:
         target = self._target
         (target / f"info.{split}.json").unlink(missing_ok=True)  # until all is in place the split counts as missing
-        in_place = {
-            name for shard, name in enumerate(names) if self._published(shard, self._state.sizes.get(shard, 0))
-        }
+        in_place = {name for shard, name in enumerate(names) if self._published(shard, self._state.sizes.get(shard, 0))}
         for old in target.glob(f"{split}.tfrecord-*"):
             if old.name not in in_place:
                 old.unlink()

@@ -154,9 +154,9 @@ def open_input(path: str) -> tuple[IO[bytes], IO[bytes]]:
     magic = raw.read(4)
     raw.seek(0)
     if magic.startswith(COMPRESSED[".gz"]):
-        return gzip.GzipFile(fileobj=raw), raw
+        return gzip.GzipFile(fileobj=raw), raw  # type: ignore[return-value]
     if magic == COMPRESSED[".zst"]:
-        return io.BufferedReader(_ZstdReader(raw, path), 1 << 16), raw
+        return io.BufferedReader(_ZstdReader(raw, path), 1 << 16), raw  # type: ignore[arg-type]
     return raw, raw
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from metro_jax.data.prepare.inputs import JSONL, LINES, Chunk
 from metro_jax.text.tokenizer import MetroTokenizer
 
 LONGEST_LINE = 511  # ids that training takes of a line, eos included (spec 4.1)
+BATCH = 2000  # lines encoded in one call
 KEPT_PROBLEMS = 20  # of a chunk, told in full; all are counted
 Located = tuple[int, str]  # number and text of a line
 
@@ -59,8 +61,14 @@ class Transform:
         counts, tokenizer = result.counts, self.tokenizer
         assert tokenizer is not None, "records need one"
         longest: collections.Counter[str] = collections.Counter()
+        documents = list(documents)
+        flat = [line for lines in documents for line in lines]
+        # All documents together: a call of the tokenizer has a price of its own.
+        rows = itertools.chain.from_iterable(
+            tokenizer.training_varints_batch(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)
+        )
         for lines in documents:
-            data, lengths = tfrecord.document(tokenizer.training_varints_batch(lines))
+            data, lengths = tfrecord.document(list(itertools.islice(rows, len(lines))))
             ids = sum(lengths)
             if ids == len(lengths):  # nothing but the eos of each line
                 counts["empty_documents"] += 1
@@ -75,9 +83,9 @@ class Transform:
 
     def sentences(self, text: str) -> list[str]:
         """The sentences of a text; line breaks end one as well."""
-        import sentencex  # pulled in by documents of one line only
+        from sentencex import segment  # type: ignore[attr-defined]  # only documents of one line need it
 
-        return [s for line in text.splitlines() if line.strip() for s in sentencex.segment(self.language, line)]
+        return [s for line in text.splitlines() if line.strip() for s in segment(self.language, line)]
 
 
 def _decode(chunk: Chunk, problems: list[Problem]) -> Iterator[Located]:
@@ -88,7 +96,9 @@ def _decode(chunk: Chunk, problems: list[Problem]) -> Iterator[Located]:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             problems.append(
-                Problem(chunk.path, number, f"not UTF-8: byte {line[error.start]:#04x} at {error.start} ({error.reason})")
+                Problem(
+                    chunk.path, number, f"not UTF-8: byte {line[error.start]:#04x} at {error.start} ({error.reason})"
+                )
             )
             continue
         if "\0" in text:
@@ -131,8 +141,8 @@ def _json_texts(rows: Iterable[Located], path: str, field: str, problems: list[P
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            problems.append(Problem(path, number, f"half a character ({error.object[error.start]!a}), not Unicode text"))
+            problems.append(
+                Problem(path, number, f"half a character ({error.object[error.start]!a}), not Unicode text")
+            )
             continue
         yield number, text
-
-

@@ -69,9 +69,10 @@ def rows(folder: pathlib.Path, name: str = "corpus") -> list[tuple[list[int], li
 def test_records_are_those_of_the_tensorflow_writer(run, formats, texts, tokenizer, tmp_path):
     folder, manifest = run(formats["lines.txt"], shards=1)
     info = records.write_documents(tmp_path / "tf", "corpus", "train", texts, tokenizer, progress=False)
-    assert contents(folder)["train.tfrecord-00000-of-00001"] == (
-        tmp_path / "tf" / "corpus" / "train.tfrecord-00000-of-00001"
-    ).read_bytes()
+    assert (
+        contents(folder)["train.tfrecord-00000-of-00001"]
+        == (tmp_path / "tf" / "corpus" / "train.tfrecord-00000-of-00001").read_bytes()
+    )
     assert json.loads((folder / "info.train.json").read_text()) == info
     assert manifest["counts"]["documents"] == len(texts)
     assert manifest["counts"]["ids"] == info["totals"]["ids"]
@@ -303,7 +304,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, vocabulary_folder, texts
     for times in (1, 4):
         path = tmp_path / f"times{times}.txt"
         path.write_bytes(text * (times * (2 << 20) // len(text)))
-        result = child(tmp_path, path, vocabulary_folder, tmp_path / f"out{times}", 1, env=os.environ | {"CHUNK": "65536"})
+        result = child(
+            tmp_path, path, vocabulary_folder, tmp_path / f"out{times}", 1, env=os.environ | {"CHUNK": "65536"}
+        )
         assert result.returncode == 0, result.stderr
         peaks.append(int(result.stdout))
     assert peaks[1] - peaks[0] < 3 << 10, f"{peaks} KiB"  # the input grew by 6 MiB

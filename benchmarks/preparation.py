@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--input", nargs="+", help="files, folders or globs, as for `metro-jax data corpus`")
     parser.add_argument("--format", default="auto", help="of the input (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1,
-                        help="times the standard library's prose, as if all words were known (default: %(default)s)")  # fmt: skip
+                        help="times the standard library's prose (default: %(default)s)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="default: %(default)s")
     arguments = parser.parse_args()

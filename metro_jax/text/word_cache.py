@@ -1,6 +1,6 @@
 """Ids of whole words, kept: words come again and again, and their pieces (nearly) never depend on their surroundings.
 
-A text is answered by joining what is kept for its whitespace-separated tokens. Some texts have to be encoded as a whole:
+A text is answered by joining what is kept for its whitespace-separated tokens. Some texts are encoded as a whole:
 
 * Those in which a contraction is joined across a blank (spec 9.2, step 4), as in "dogs' s".
 * Those with a literal "▁", or a character that the model's normaliser turns into a blank inside a word.
@@ -25,7 +25,7 @@ from metro_jax.text.vocabulary import Vocabulary
 #: Built-in rules: single characters and combining sequences, none with a blank in it (a test reads their tables).
 NORMALIZERS = frozenset({"nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"})
 
-# A token's score is at least -SCORE_PER_CHARACTER for each of its characters and the blank after it. So sums over a text
+# A token's score is at least -SCORE_PER_CHARACTER for each of its characters and the blank after it: sums over a text
 # of MAX_TEXT characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of n characters has at
 # most n additions, each off by half a step, and two paths are compared: n steps.
 MAX_TEXT = 2000
@@ -34,7 +34,7 @@ SLACK = 2.0**-10
 
 MAX_TOKENS = 1 << 18  # in each of the three stores; about 100 MB together
 COST = 8  # of keeping a token, in tokens encoded by SentencePiece
-SAMPLE = 2  # of texts with new tokens, one in so many is learnt from where most texts are such
+SAMPLE = 8  # of texts with new tokens, one in so many is learnt from where more than a quarter of the texts are such
 SIGHTINGS = 2  # of a token in texts with many new ones, before it is kept
 MAX_LENGTH = 64  # longer tokens hardly come twice
 NEW = b"new"  # in the place of packed ids; told apart by identity
@@ -73,8 +73,8 @@ class WordCache:
             return [None] * len(texts)
         rows = list(map(self._join, texts))
         new = [index for index, row in enumerate(rows) if row is NEW]
-        # Where most texts hold something new, looking at a few of them is enough to find what comes again.
-        step = 1 if 2 * len(new) <= len(texts) else SAMPLE
+        # Where many texts hold something new, looking at a few of them is enough to find what comes again.
+        step = 1 if 4 * len(new) <= len(texts) else SAMPLE
         for place, index in enumerate(new):
             learnt = place % step == 0 and self._learn_from(texts[index])
             row = self._join(texts[index]) if learnt else None

@@ -1,1 +1,1 @@
-"""From text to records of token ids: corpora and vocabularies. No TensorFlow, so that many small processes can do it."""
+"""From text to records of token ids: corpora and vocabularies; without TensorFlow, for many small processes."""

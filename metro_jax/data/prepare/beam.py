@@ -178,7 +178,7 @@ def run(settings: corpus.Settings, options: PipelineOptions) -> None:
             | beam.GroupByKey()
             | "Write" >> beam.Map(write_shard, str(folder), shard_names(settings.split, shards))
         )
-        total = results | "Results" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(SumUp())
+        total: beam.PCollection = results | "Results" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(SumUp())
         _ = total | "Info" >> beam.Map(write_info, pvalue.AsList(written), str(info), description)
 
 

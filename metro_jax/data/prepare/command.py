@@ -42,10 +42,10 @@ def add_parser(commands: Any) -> None:
     _add_input(vocab)
     vocab.add_argument("--output", required=True, metavar="FOLDER", help="where the three files go")
     vocab.add_argument("--size", type=int, default=33280,
-                       help="entries in all, a multiple of 128 (default: %(default)s, as published for base)")  # fmt: skip
+                       help="entries in all, a multiple of 128 (default: %(default)s, as base)")  # fmt: skip
     vocab.add_argument("--sentinels", type=int, default=512, help="of these entries (default: %(default)s)")
     vocab.add_argument("--lines", type=int, default=2_000_000,
-                       help="train on a sample of at most so many lines, held in memory (default: %(default)s)")  # fmt: skip
+                       help="train on a sample of at most so many lines (default: %(default)s)")  # fmt: skip
     vocab.add_argument("--cased", action="store_true", help="keep capitals (the published text path has none)")
     vocab.add_argument("--threads", type=int, default=1, help="more are faster, but not the same twice (default: 1)")
     vocab.add_argument("--verbose", action="store_true", help="show what SentencePiece reports")

@@ -190,8 +190,8 @@ def install_vocabulary(folder: pathlib.Path, tokenizer: MetroTokenizer) -> None:
         present = MetroTokenizer.from_pretrained(folder).fingerprint()
         if present != tokenizer.fingerprint():
             raise OtherVocabularyError(
-                f"{folder} holds vocabulary {present}, this one is {tokenizer.fingerprint()}, and the records of a data "
-                "folder share one vocabulary; choose another --output, or give that folder as --vocab"
+                f"{folder} holds vocabulary {present}, this one is {tokenizer.fingerprint()}, and the records of a "
+                "data folder share one vocabulary; choose another --output, or give that folder as --vocab"
             )
         return
     tokenizer.save_pretrained(folder)

@@ -32,7 +32,7 @@ BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """A file to read: its name, its size and time on disk, and its format; `problem` says why it can't be read at all."""
+    """A file to read: its name, size and time on disk, and its format; `problem` says why it can't be read."""
 
     path: str
     size: int

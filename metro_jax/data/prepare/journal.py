@@ -1,4 +1,4 @@
-"""The journal of a preparation: what has been written safely, so that a run that was killed goes on where it stopped."""
+"""The journal of a preparation: what has been written safely, so that a killed run goes on where it stopped."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The heart of corpus preparation: a chunk of a file to records of token ids, with counts. Pure, so it runs anywhere."""
+"""The heart of corpus preparation: a chunk of a file to records of token ids, with counts. Pure: it runs anywhere."""
 
 import collections
 import dataclasses

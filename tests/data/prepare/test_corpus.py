@@ -1,4 +1,4 @@
-"""Preparing a corpus: the right records from every format, the same bytes from any number of processes, after any stop."""
+"""Preparing a corpus: the right records from every format, the same bytes by any number of processes and stops."""
 
 import json
 import os
@@ -22,7 +22,8 @@ CHILD = """
 import os, sys
 from metro_jax.data.prepare import corpus, journal
 if __name__ == "__main__":
-    settings = corpus.Settings((sys.argv[1],), sys.argv[2], sys.argv[3], chunk=int(os.environ.get("CHUNK", 2000)), shards=3, workers=int(sys.argv[4]))
+    chunk, workers = int(os.environ.get("CHUNK", 2000)), int(sys.argv[4])
+    settings = corpus.Settings((sys.argv[1],), *sys.argv[2:4], chunk=chunk, shards=3, workers=workers)
     kill = sys.argv[5] if len(sys.argv) > 5 else ""
     seen = []
     append = journal.Journal.append
@@ -200,7 +201,7 @@ def test_other_settings_do_not_go_on(run, formats):
 
 def test_other_records_are_not_replaced_unasked(run, formats):
     run(formats["lines.txt"])
-    with pytest.raises(FileExistsError, match="is there already.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"is there already.*--overwrite"):
         run(formats["whole.txt"])
     folder, _ = run(formats["whole.txt"], shards=2, overwrite=True)
     assert sorted(path.name for path in folder.glob("*tfrecord*")) == records.shard_names("train", 2)

@@ -178,8 +178,8 @@ def run(settings: corpus.Settings, options: PipelineOptions) -> None:
             | beam.GroupByKey()
             | "Write" >> beam.Map(write_shard, str(folder), shard_names(settings.split, shards))
         )
-        total: beam.PCollection = results | "Results" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(SumUp())
-        _ = total | "Info" >> beam.Map(write_info, pvalue.AsList(written), str(info), description)
+        total = results | "Results" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(SumUp())  # type: ignore[arg-type]
+        _ = total | "Info" >> beam.Map(write_info, pvalue.AsList(written), str(info), description)  # type: ignore[arg-type]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

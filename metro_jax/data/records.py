@@ -15,7 +15,6 @@ shards; the functions `write_*` join the two for an iterable in memory order.
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,34 +26,13 @@ import tensorflow as tf
 from etils import epath
 
 from metro_jax.data.folder import write_json
+from metro_jax.data.record_format import FIELDS, describe, shard_names
 from metro_jax.text.ids import EOS
 from metro_jax.text.tokenizer import MetroTokenizer
 
-FORMAT = 1  # to be raised when readers of this version could no longer read the records
 CHUNK = 256  # examples encoded in one call of the tokenizer
 
 Item = TypeVar("Item")
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One feature of a record: its dtype when read, and its shape (None: any length)."""
-
-    dtype: str
-    shape: tuple[int | None, ...] = (None,)
-
-
-_PAIR = {
-    "inputs": Field("int32"),
-    "targets": Field("int32"),
-    "inputs_pretokenized": Field("string", ()),
-    "targets_pretokenized": Field("string", ()),
-}
-FIELDS: dict[str, dict[str, Field]] = {
-    "documents": {"ids": Field("int32"), "line_lengths": Field("int32")},
-    "prompted": _PAIR,
-    "ranked": _PAIR | {"idx": Field("int32", (2,)), "is_correct": Field("bool", ()), "weight": Field("float32", ())},
-}
 
 
 def document_features(lines: Sequence[str], tokenizer: MetroTokenizer) -> dict[str, Any]:
@@ -178,18 +156,12 @@ class RecordWriter:
     @property
     def info(self) -> dict[str, Any]:
         """What the info file says of the records written so far."""
-        features = {name: {"dtype": f.dtype, "shape": list(f.shape)} for name, f in FIELDS[self._kind].items()}
-        return {
-            "format": FORMAT,
-            "kind": self._kind,
-            "num_shards": self._shards,
-            "features": features,
+        vocabulary, vocab_size = self._tokenizer.fingerprint(), self._tokenizer.vocab_size
+        return describe(self._kind, self._shards, vocabulary, vocab_size) | {
             "examples": self._examples,
             "totals": dict(self._tokens),
             "longest": dict(self._longest),
             "dropped": dict(self.dropped),
-            "vocabulary": self._tokenizer.fingerprint(),
-            "vocab_size": self._tokenizer.vocab_size,
         }
 
     def _publish(self) -> None:
@@ -210,11 +182,6 @@ class RecordWriter:
 
     def _temporary(self, index: int) -> epath.Path:
         return self._folder / f".{self._split}.{index:05d}.{os.getpid()}.tmp"
-
-
-def shard_names(split: str, shards: int) -> list[str]:
-    """The file names of the shards of a split."""
-    return [f"{split}.tfrecord-{index:05d}-of-{shards:05d}" for index in range(shards)]
 
 
 def write_documents(

@@ -10,7 +10,8 @@ import tensorflow as tf
 from etils import epath
 
 from metro_jax.data.folder import data_dir, read_info, splits
-from metro_jax.data.records import parse, shard_names
+from metro_jax.data.record_format import shard_names
+from metro_jax.data.records import parse
 from metro_jax.data.vocabulary import MetroVocabulary
 
 

@@ -81,7 +81,7 @@ class Stage:
 
 
 def _vocabulary(run: Run) -> dict[str, Any]:
-    from metro_jax.quickstart.vocabulary import train_vocabulary
+    from metro_jax.data.prepare.vocabulary import train_vocabulary
 
     documents = run.documents()
     size = corpus.measure(documents)

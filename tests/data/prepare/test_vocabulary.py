@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from metro_jax.quickstart.vocabulary import FIRST_PIECE, MASK_PIECE, train_vocabulary
+from metro_jax.data.prepare.vocabulary import FIRST_PIECE, MASK_PIECE, train_vocabulary
 from metro_jax.text.tokenizer import MetroTokenizer
 
 LINES = [f"{name} {verb} the {thing} in the {place}." for name in ("Anna", "Ben", "Clara", "Tom")

@@ -1,0 +1,138 @@
+"""Speed of preparing a corpus beside the reference recipe, in one run, per core.
+
+    python benchmarks/preparation.py --vocab FOLDER [--input PATH ...]
+
+The reference recipe takes one line at a time: its normaliser in Python, then sentencepiece. It is timed without reading
+or writing anything (`recipe`), and as the reference goes on from there, with pieces joined to a line of text that is
+split and looked up in the dictionary (`recipe with dictionary`). What it is compared with does the whole work of
+`metro-jax data corpus`: text file to records on disk, in one process and in several. All must give the same ids.
+
+Without --input the text is prose that every CPython carries (the sentences of the standard library's docstrings),
+which holds many names of functions and few words twice: harder than most text. Each measurement runs in fresh
+processes or with an emptied store of words; seconds are of the processor, and of the clock for several processes.
+"""
+
+import argparse
+import collections
+import pathlib
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+import sentencepiece
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from tokenizer import SMALL_VOCABULARY, plain_normalize
+
+from metro_jax.data.prepare import corpus, inputs
+from metro_jax.data.prepare.transform import Transform
+from metro_jax.quickstart.corpus import build_corpus
+from metro_jax.text.ids import EOS, UNK
+from metro_jax.text.tokenizer import MetroTokenizer
+
+
+def recipe(model: sentencepiece.SentencePieceProcessor, lines: list[str]) -> int:
+    """Number of ids of the lines, each ended by eos, by the reference recipe."""
+    return sum(len([*model.encode(plain_normalize(line)), EOS]) for line in lines)
+
+
+def recipe_with_dictionary(
+    model: sentencepiece.SentencePieceProcessor, dictionary: dict[str, int], lines: list[str]
+) -> int:
+    """The same by way of a line of pieces and a dictionary, as the reference stores and reads it (spec 9.3)."""
+    total = 0
+    for line in lines:
+        pieces = " ".join(model.encode(plain_normalize(line), out_type=str))
+        total += len([*(dictionary.get(piece, UNK) for piece in pieces.split()), EOS])
+    return total
+
+
+def processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, kinds))
+
+
+def prepare(arguments: argparse.Namespace, files: list[str], workers: int) -> tuple[int, float, float]:
+    """Ids, processor seconds and seconds of a whole preparation."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = corpus.Settings(
+            tuple(files), str(arguments.vocab), folder, workers=workers, format=arguments.format, skip_bad=True
+        )
+        used, start = processor_seconds(), time.perf_counter()
+        manifest = corpus.prepare(settings)
+        return manifest["counts"]["ids"], processor_seconds() - used, time.perf_counter() - start
+
+
+def read_lines(arguments: argparse.Namespace, files: list[str]) -> list[str]:
+    """All lines of the input, as the recipe gets them."""
+    transform = Transform(None)
+    found = inputs.find_inputs(files, arguments.format)
+    chunks = (chunk for file in found if not file.problem for chunk in inputs.chunks(file, corpus.CHUNK))
+    return [line for chunk in chunks for document in transform.documents(chunk, []) for line in document]
+
+
+def standard_library(folder: str, repeat: int) -> list[str]:
+    """A file of the standard library's prose, `repeat` times over."""
+    path = pathlib.Path(folder) / "prose.txt"
+    text = "\n".join("\n".join(document.sentences) + "\n" for document in build_corpus())
+    path.write_text((text + "\n") * repeat, encoding="utf-8")
+    return [str(path)]
+
+
+def measure(arguments: argparse.Namespace, files: list[str]) -> None:
+    """Measures, and prints what was measured."""
+    lines = read_lines(arguments, files)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(arguments.vocab / "sp.model"))
+    tokenizer = MetroTokenizer.from_pretrained(arguments.vocab)
+    dictionary = {tokenizer.id_to_piece(index): index for index in range(tokenizer.vocab_size)}
+    rates: dict[str, list[float]] = collections.defaultdict(list)
+    for _ in range(arguments.rounds):
+        for name, work in (
+            ("recipe", lambda: recipe(model, lines)),
+            ("recipe with dictionary", lambda: recipe_with_dictionary(model, dictionary, lines)),
+        ):
+            used = processor_seconds()
+            expected = work()
+            rates[name].append(expected / (processor_seconds() - used))
+        for workers in arguments.workers:
+            ids, used, elapsed = prepare(arguments, files, workers)
+            if ids != expected:
+                raise SystemExit(f"{ids} ids prepared, {expected} by the recipe: fix that first")
+            rates[f"data corpus, {workers} workers"].append(ids / used)
+            rates[f"data corpus, {workers} workers, by the clock"].append(ids / elapsed)
+    words = collections.Counter(word for line in lines for word in line.split())
+    print(f"Python {platform.python_version()}, sentencepiece {sentencepiece.__version__}, {platform.machine()}")
+    print(f"vocabulary {arguments.vocab.name}; {len(lines):,} lines, {sum(words.values()):,} words of which "
+          f"{len(words):,} are different, {expected:,} ids; {arguments.rounds} rounds")  # fmt: skip
+    print(f"{'':40}{'M ids/s':>10}{'to recipe':>12}{'with dictionary':>18}")
+    for name, values in rates.items():
+        ratios = [
+            statistics.median(value / peer for value, peer in zip(values, rates[peer_name], strict=True))
+            for peer_name in ("recipe", "recipe with dictionary")
+        ]
+        print(f"{name:40}{statistics.median(values) / 1e6:10.2f}{ratios[0]:12.2f}{ratios[1]:18.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab", type=pathlib.Path, default=SMALL_VOCABULARY,
+                        help="folder with sp.model and dict.txt (default: the small one of the tests)")  # fmt: skip
+    parser.add_argument("--input", nargs="+", help="files, folders or globs, as for `metro-jax data corpus`")
+    parser.add_argument("--format", default="auto", help="of the input (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=1,
+                        help="times the standard library's prose (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="default: %(default)s")
+    arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.repeat, *arguments.workers) < 1:
+        parser.error("--rounds, --repeat and --workers must be at least 1")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(arguments, arguments.input or standard_library(folder, arguments.repeat))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Input files: finding them, opening them whatever their compression, telling their format, cutting them into chunks.
+
+A chunk is a run of whole documents of one file; it is cut in the same way whatever the number of processes, and the
+place where it ends is enough to go on from there later.
+"""
+
+import dataclasses
+import glob
+import gzip
+import io
+import os
+import pathlib
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from metro_jax.data.prepare.errors import BadInputError, Problem
+
+LINES, DOCUMENTS, JSONL = "lines", "documents", "jsonl"
+FORMATS = {
+    LINES: "a sentence per line, blank lines between documents",
+    DOCUMENTS: "a document per line",
+    JSONL: "JSON lines, the text in a field of each",
+}
+COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
+HEAD = 1 << 16  # bytes from which a file's format is told
+MAX_LINE = 16 << 20  # a longer line is no line of text: line breaks are missing, or it is no text
+MAX_DOCUMENT = 16 << 20  # a longer document of many lines is cut, so that memory stays flat
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """A file to read: its name, size and time on disk, and its format; `problem` says why it can't be read."""
+
+    path: str
+    size: int
+    modified: int  # nanoseconds
+    format: str
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Whole documents of a file, `lines` as bytes without their ends; `end` counts decompressed bytes."""
+
+    path: str
+    format: str
+    first_line: int
+    lines: list[bytes]
+    end: int
+    next_line: int
+    last: bool  # of its file
+    problems: list[Problem]
+    read: int  # bytes of the file on disk read so far
+
+
+def find_inputs(patterns: Sequence[str], format_: str = "auto") -> list[InputFile]:
+    """The files that names, folders and globs stand for, ordered by name, each once.
+
+    Folders are searched to the bottom; names that begin with a dot are left out.
+    Raises FileNotFoundError for a pattern that stands for nothing, ValueError for an unknown format.
+    """
+    if format_ != "auto" and format_ not in FORMATS:
+        raise ValueError(f"format {format_!r} is unknown: choose auto, {', '.join(FORMATS)}")
+    paths: set[str] = set()
+    for pattern in patterns:
+        found = {pattern} if os.path.exists(pattern) else set(glob.glob(pattern, recursive=True))
+        files = {name for path in found for name in _files(path)}
+        if not files:
+            near = pathlib.Path(pattern).parent
+            raise FileNotFoundError(
+                f"{pattern}: no such file, folder or glob, or no files in it; {near} "
+                + ("is there" if near.is_dir() else "is not there either")
+            )
+        paths |= files
+    return [_look_at(path, format_) for path in sorted(paths)]
+
+
+def _files(path: str) -> Iterator[str]:
+    if not os.path.isdir(path):
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
+def _look_at(path: str, format_: str) -> InputFile:
+    status = os.stat(path)
+    head, problem = b"", ""
+    stream, raw = open_input(path)
+    with raw, stream:
+        try:
+            while len(head) < HEAD and (block := stream.readline(HEAD)):
+                head += block
+        except BROKEN as error:
+            problem = f"broken compressed data ({error})"
+    if head:
+        problem = "the file is binary, not text (it has a NUL byte)" if b"\0" in head else ""
+    chosen = _format(path, head) if format_ == "auto" else format_
+    return InputFile(path, status.st_size, status.st_mtime_ns, chosen, problem or ("" if head else "the file is empty"))
+
+
+def _format(path: str, head: bytes) -> str:
+    name = pathlib.Path(path)
+    suffix = pathlib.Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+    if suffix in JSON_SUFFIXES:
+        return JSONL
+    stripped = [line.strip() for line in head.strip().split(b"\n")]
+    return LINES if b"" in stripped else DOCUMENTS
+
+
+class _ZstdReader(io.RawIOBase):
+    """Decompresses zstd frames one after the other; EOFError when the last one is cut off."""
+
+    def __init__(self, raw: IO[bytes], path: str) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise ImportError(f"{path} is compressed with zstd: pip install 'metro_jax[data]'") from error
+        self._new, self._error = zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
+        self._raw, self._object, self._held = raw, None, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        while not self._held:
+            block = getattr(self._object, "unused_data", b"") if self._object and self._object.eof else b""
+            block = block or self._raw.read(1 << 16)
+            if not block:
+                if self._object is not None and not self._object.eof:
+                    raise EOFError("zstd data ended before the end of their frame")
+                return 0
+            if self._object is None or self._object.eof:
+                self._object = self._new()
+            try:
+                self._held = self._object.decompress(block)
+            except self._error as error:
+                raise zlib.error(str(error)) from error
+        count = min(len(buffer), len(self._held))
+        buffer[:count], self._held = self._held[:count], self._held[count:]
+        return count
+
+
+def open_input(path: str) -> tuple[IO[bytes], IO[bytes]]:
+    """The decompressed stream of a file, and the file itself (for its position); gzip and zstd by their first bytes.
+
+    Raises ImportError when zstandard is needed and missing.
+    """
+    raw = open(path, "rb")  # noqa: SIM115
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic.startswith(COMPRESSED[".gz"]):
+        return gzip.GzipFile(fileobj=raw), raw  # type: ignore[return-value]
+    if magic == COMPRESSED[".zst"]:
+        return io.BufferedReader(_ZstdReader(raw, path), 1 << 16), raw  # type: ignore[arg-type]
+    return raw, raw
+
+
+def chunks(file: InputFile, size: int, start: int = 0, line: int = 1) -> Iterator[Chunk]:
+    """The chunks of a file of about `size` bytes, from a decompressed position (where line number `line` begins) on.
+
+    Raises BadInputError when the position is beyond the end: the file is not the one that was read before.
+    """
+    stream, raw = open_input(file.path)
+    with raw, stream:
+        if stream is raw:
+            stream.seek(start)
+        else:
+            _skip(stream, start, file.path)
+        reader = _Reader(file, stream, raw, start, line)
+        while not reader.ended:
+            yield reader.chunk(size)
+
+
+def _skip(stream: IO[bytes], start: int, path: str) -> None:
+    """Goes to a decompressed position, by reading: compressed streams know no other way."""
+    left = start
+    while left:
+        block = stream.read(min(left, 1 << 20))
+        if not block:
+            raise BadInputError(f"{path}: is shorter than when it was read before; start again with --overwrite")
+        left -= len(block)
+
+
+class _Reader:
+    """Reads lines and keeps count of them."""
+
+    def __init__(self, file: InputFile, stream: IO[bytes], raw: IO[bytes], position: int, line: int) -> None:
+        self._file, self._stream, self._raw = file, stream, raw
+        self._position, self._line, self.ended = position, line, False
+
+    def chunk(self, size: int) -> Chunk:
+        """The next chunk; the last one may be empty."""
+        first, total = self._line, 0
+        lines: list[bytes] = []
+        problems: list[Problem] = []
+        while True:
+            try:
+                line = self._stream.readline(MAX_LINE + 1)
+                if len(line) > MAX_LINE and not line.endswith(b"\n"):
+                    length = len(line) + self._to_next_line()
+                    problems.append(self._problem(f"a line of {length} bytes, more than {MAX_LINE}: no text, or text "
+                                                  "without line breaks"))  # fmt: skip
+                    self._position += length
+                    self._line += 1
+                    lines.append(b"\n" if self._file.format != LINES else b"")
+                    continue
+            except BROKEN as error:
+                problems.append(self._problem(f"broken compressed data ({error})"))
+                line = b""
+            if not line:
+                self.ended = True
+                break
+            self._position += len(line)
+            self._line += 1
+            total += len(line)
+            lines.append(line)
+            boundary = self._file.format != LINES or not line.strip()
+            if (total >= size and boundary) or total >= MAX_DOCUMENT:
+                break
+        return Chunk(self._file.path, self._file.format, first, lines, self._position, self._line, self.ended, problems,
+                     self._raw.tell())  # fmt: skip
+
+    def _to_next_line(self) -> int:
+        """Reads to the end of an endless line, keeping nothing; returns the number of bytes."""
+        length = 0
+        while block := self._stream.readline(1 << 20):
+            length += len(block)
+            if block.endswith(b"\n"):
+                break
+        return length
+
+    def _problem(self, reason: str) -> Problem:
+        return Problem(self._file.path, self._line, reason)

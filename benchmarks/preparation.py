@@ -9,7 +9,7 @@ split and looked up in the dictionary (`recipe with dictionary`). What it is com
 
 Without --input the text is prose that every CPython carries (the sentences of the standard library's docstrings),
 which holds many names of functions and few words twice: harder than most text. Each measurement runs in fresh
-processes or with an emptied store of words; seconds are of the processor, and of the clock for several processes.
+processes; seconds are of the processor, and of the clock for several processes.
 """
 
 import argparse

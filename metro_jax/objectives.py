@@ -105,10 +105,11 @@ def generator_loss(outputs: PretrainingOutputs) -> tuple[Scalar, Scalar, Metrics
     where = outputs.masked_positions < length
     targets = gather(outputs.generator_targets, outputs.masked_positions)
     total, count = masked_sum(cross_entropy(outputs.generator_logits, targets)[0], where), _count(where)
+    masked = _count(outputs.generator_targets != PAD)
     metrics = {
         "generator_loss": (total * BITS, count),
         "generator_accuracy": _accuracy(outputs.generator_logits, targets, where),
-        "dropped_masks": (_count(outputs.generator_targets != PAD) - count, jnp.float32(targets.shape[0])),  # per row
+        "dropped_masks": (100.0 * (masked - count), masked),
     }
     return total, count, metrics
 

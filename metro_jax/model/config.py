@@ -139,7 +139,8 @@ class PretrainingConfig:
         rtd_only: drop the corrective LM loss.
         mask_rate: share of masked positions, for the ceiling below.
         max_masked_positions: ceiling per row on masked positions; None means floor(mask_rate * length) + 1, which
-            unpacked rows cannot exceed. Positions beyond it carry no loss; the metric `dropped_masks` counts them.
+            unpacked rows cannot exceed. Positions beyond it carry no loss; the metric `dropped_masks` is their share in
+            percent.
         full_metrics: also project unmasked positions in target "lm" and "both", for `unreplaced_accuracy`. Costs a
             tensor of batch x length x vocabulary.
     """

@@ -18,7 +18,8 @@ import tensorflow as tf
 from etils import epath
 
 from metro_jax.data.folder import write_json
-from metro_jax.data.records import FORMAT, RecordWriter, chunks, prompted_features
+from metro_jax.data.record_format import FORMAT
+from metro_jax.data.records import RecordWriter, chunks, prompted_features
 from metro_jax.data.t0 import p3
 from metro_jax.text.ids import EOS
 from metro_jax.text.tokenizer import MetroTokenizer

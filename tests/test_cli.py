@@ -38,7 +38,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["ask", "nowhere", "hello"], "nowhere: there is no such folder.*quickstart"),
         (["ask", "nowhere", "  "], "the text is empty"),
         (["rank", "nowhere", "hello", "yes", ""], "choices .* hold an empty one"),
-        (["rank", "nowhere", "hello"], "required: CHOICE"),
+        (["rank", "nowhere", "hello"], "give a TEXT and its CHOICES"),
     ],
 )
 def test_user_errors_are_messages(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

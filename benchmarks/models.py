@@ -9,7 +9,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs i
 import jax
 import numpy as np
 
-from metro_jax.inference.compilation import keep_compiled_programs
+from metro_jax.compile_cache import keep_compiled_programs
 from metro_jax.model import serving
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import init_params

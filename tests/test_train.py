@@ -12,6 +12,7 @@ import gin
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from metro_jax import eval as eval_script
 from metro_jax import train as train_script
@@ -172,6 +173,64 @@ def test_train_and_eval_from_the_command_line(tmp_path, stand_in, capsys):
     accuracy = results[str(tmp_path / "run" / "checkpoint_4")]["ranks"]["accuracy"]
     assert 0 <= accuracy <= 100
     assert f"{accuracy:.3f}" in capsys.readouterr().out
+
+
+OPTIMIZERS = {
+    "adafactor": "OPTIMIZER = @optimizers.Adafactor()\n",
+    "chain": (
+        "import optax\nOPTIMIZER = @optimizers.OptaxWrapper()\n"
+        "optimizers.OptaxWrapper.optax_optimizer = @optimizers.chain()\n"
+        "optimizers.chain.transformations = [@optax.clip_by_global_norm(), @optax.adamw()]\n"
+        "optax.clip_by_global_norm.max_norm = 1.0\noptax.adamw.learning_rate = 1e-2\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_other_optimisers_and_a_profile_through_gin(tmp_path, stand_in, name):
+    file = tmp_path / "mine.gin"
+    text = f"from __gin__ import dynamic_registration\ninclude '{stand_in}'\n"
+    file.write_text(f"{text}from metro_jax.training import optimizers\n{OPTIMIZERS[name]}")
+    settings = {"MODEL_DIR": f"'{tmp_path / 'run'}'", "STATS_PERIOD": "1", "EVAL_STEPS": "0"}
+    profile = {"PROFILE_STEPS": "(2, 3)"} if name == "chain" else {}
+    assert train_script.main(command(file, **settings, **profile)) == 0
+    losses = [line["loss"] for line in logged(tmp_path / "run")]
+    assert len(losses) == 4
+    assert len(set(losses)) == 4
+    assert bool(list((tmp_path / "run").rglob("*.xplane.pb"))) == bool(profile)
+
+
+def test_the_configuration_is_kept_with_the_run(tmp_path, stand_in):
+    assert train_script.main(command(stand_in, MODEL_DIR=f"'{tmp_path / 'run'}'", TRAIN_STEPS="3")) == 0
+    assert "BATCH_SIZE" in (tmp_path / "run" / "config.gin").read_text()
+    events = [
+        value.tag
+        for file in (tmp_path / "run" / "train").glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    ]
+    assert "config/text_summary" in events or "config" in events
+
+
+def test_a_run_with_another_seed_or_other_shards_is_not_taken_for_the_same(tmp_path, capsys):
+    run(tmp_path, total_steps=4)
+    with pytest.raises(ValueError, match="made with RANDOM_SEED=1, not 2"):
+        run(tmp_path, total_steps=5, random_seed=2)
+    (tmp_path / "checkpoint_4" / "dataset" / "train_ds-00000-of-00001.index").unlink()
+    assert run(tmp_path, total_steps=5)[0] == 5
+    assert "reading starts anew, in another order" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_outlives_the_newest(tmp_path):
+    """Judged by the loss of the evaluation; at a rate of 1 the first one is the best."""
+    save = SaveCheckpointConfig(
+        period=2, keep=1, keep_best=1, best_metric="training_eval/prompts/loss", best_mode="min"
+    )
+    evaluated = DatasetConfig("prompts", LENGTHS, "train", 8, shuffle=False, module=PREPARED)
+    run(tmp_path, total_steps=10, rate=1.0, save=save, eval_period=2, train_eval_dataset_cfg=evaluated)
+    losses = {x["step"]: x["loss"] for x in logged(tmp_path) if x["split"] != "train"}
+    del losses[10]  # evaluated after the last saving
+    assert checkpoint_steps(tmp_path) == sorted({min(losses, key=losses.get), 10})
 
 
 def test_a_dry_run_writes_nothing(tmp_path, stand_in, capsys):

@@ -207,7 +207,7 @@ class Prompt:
 
     def _open_history(self) -> Any:
         """Loads the history where the system has line editing; returns what saves it."""
-        from metro_jax.inference.compilation import cache_folder
+        from metro_jax.compile_cache import cache_folder
 
         folder = cache_folder()
         try:

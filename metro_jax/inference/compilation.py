@@ -1,83 +1,14 @@
-"""Compiled programs: kept between processes, and announced, since the first call of a shape takes seconds.
+"""Programs compiled once per shape, and announced, since the first call of a shape takes seconds."""
 
-The folder is made when the first model is, never at import. METRO_JAX_CACHE moves it, or with "off" does without.
-"""
-
-import hashlib
-import logging
-import os
-import pathlib
-import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-VARIABLE = "METRO_JAX_CACHE"
-OFF = ("off", "0", "none", "no", "false")
+from metro_jax.compile_cache import kept_in, say
+
 SHORT = 1.0  # seconds; what compiles faster is not worth a line after the first one
-
-log = logging.getLogger("metro_jax")
-
-
-def cache_folder() -> pathlib.Path | None:
-    """Where things are kept for this user; None when METRO_JAX_CACHE turns it off."""
-    chosen = os.environ.get(VARIABLE, "").strip()
-    if chosen.lower() in OFF:
-        return None
-    if chosen:
-        return pathlib.Path(chosen).expanduser()
-    if os.name == "nt":
-        base = pathlib.Path(os.environ.get("LOCALAPPDATA", pathlib.Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = pathlib.Path.home() / "Library" / "Caches"
-    else:
-        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return base / "metro_jax"
-
-
-def _processor() -> str:
-    """What tells apart machines that share a home: programs for one processor may not run on another."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        described = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        described = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
-
-
-def keep_compiled_programs() -> None:
-    """Turns JAX's persistent compilation cache on, unless the user has chosen a folder for it or none."""
-    folder = cache_folder()
-    if folder is None or kept_in() is not None:
-        return
-    folder = folder / "compiled" / _processor()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} is not writable")
-    except OSError as error:
-        say(f"compiled programs are not kept: {error}; set {VARIABLE} to another folder, or to off")
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def kept_in() -> str | None:
-    """The folder JAX keeps compiled programs in, if any."""
-    return getattr(jax.config, "jax_compilation_cache_dir", None)
-
-
-def say(message: str) -> None:
-    """One line on standard error, unless the program has its own ideas about logging."""
-    if not log.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("metro_jax: %(message)s"))
-        log.addHandler(handler)
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.INFO)
-    log.info(message)
 
 
 class Program:

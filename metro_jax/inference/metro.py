@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from metro_jax.compile_cache import keep_compiled_programs
 from metro_jax.convert import find_model, load_model, save_hub_folder
 from metro_jax.decoding import Beam, Greedy, Options, bucket_length
 from metro_jax.inference import batching, engine
 from metro_jax.inference.batching import NODES_PER_BATCH, batches, grow, shown
-from metro_jax.inference.compilation import keep_compiled_programs
 from metro_jax.inference.engine import Ranking, TokenScores
 from metro_jax.model import serving
 from metro_jax.model.config import MetroConfig

@@ -12,6 +12,7 @@ from absl import flags, logging
 from etils import epath
 from gin import config as gin_config
 
+from metro_jax.compile_cache import keep_compiled_programs
 from metro_jax.training import distributed
 from metro_jax.training.errors import UserError, nearest
 from metro_jax.training.gin_errors import explain, symbols
@@ -206,6 +207,7 @@ def run(
     try:
         values = parse_flags(list(sys.argv if argv is None else argv), define)
         distributed.initialize(values)
+        keep_compiled_programs()  # a restart then starts where compiling would only begin
         main(values)
     except KeyboardInterrupt:
         print("stopped by the user; start the same command again to continue from the last checkpoint", file=sys.stderr)

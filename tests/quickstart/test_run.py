@@ -1,6 +1,7 @@
 """The whole path in its small setting: interrupted, continued, finished, and not done again."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -21,7 +22,8 @@ SECONDS = 400  # a crowded machine; an idle one needs a tenth
 
 def _start(folder: pathlib.Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "metro_jax.cli", "quickstart", "--setting", "small", "--out", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "METRO_JAX_CACHE": str(folder.parent / "compiled")}  # what was compiled once stays so
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _interrupt_at_first_step(process: subprocess.Popen[str]) -> tuple[int, str, str]:

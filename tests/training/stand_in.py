@@ -16,6 +16,7 @@ CONFIG = MetroConfig(vocab_size=736, d_model=8, num_heads=2, d_ff=8, position_ro
 
 class Bag(nn.Module):
     config: MetroConfig
+    dropout: float = 0.5
 
     @nn.compact
     def __call__(self, tokens, deterministic=True):
@@ -23,7 +24,7 @@ class Bag(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.1), ("vocab", "embed"))
         embedding = self.param("embedding", init, (c.vocab_size, c.d_model))
         bag = jnp.mean(embedding[tokens], axis=1)
-        bag = Dropout(0.5)(nn.with_logical_constraint(bag, ("batch", "embed")), deterministic=deterministic)
+        bag = Dropout(self.dropout)(nn.with_logical_constraint(bag, ("batch", "embed")), deterministic=deterministic)
         kernel = self.param(
             "kernel",
             nn.with_logical_partitioning(nn.initializers.normal(0.1), ("embed", "vocab")),
@@ -37,8 +38,8 @@ class BagModel(BaseModel):
 
     FEATURE_CONVERTER_CLS = EncoderDecoderFeatureConverter
 
-    def __init__(self, optimizer_def=None, config=CONFIG):
-        super().__init__(config, Bag(config), optimizer_def or MetroAdamW(), None, None, None)
+    def __init__(self, optimizer_def=None, config=CONFIG, dropout=0.5):
+        super().__init__(config, Bag(config, dropout), optimizer_def or MetroAdamW(), None, None, None)
 
     def _init(self, rng, batch):
         return self.module.init(rng, batch["encoder_input_tokens"])

@@ -1,15 +1,24 @@
 """The training step: the reference's arithmetic over microbatches, addressed randomness, layouts."""
 
+import dataclasses
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.linen.partitioning import AxisMetadata
 
-from metro_jax.training.models import address
-from metro_jax.training.optimizers import MetroAdamW, OptaxWrapper
+from metro_jax.objectives import metro_counts, metro_loss
+from metro_jax.text.ids import swap_ids
+from metro_jax.training.models import BaseModel, MetroPretrainingModel, address
+from metro_jax.training.optimizers import Adafactor, MetroAdamW
 from metro_jax.training.partitioning import PjitPartitioner
 from metro_jax.training.schedules import create_learning_rate_scheduler
 from metro_jax.training.trainer import Trainer
+from tests.test_objectives import criterion_config, outputs_from
+from tests.training.conftest import PRETRAINING, TINY
 from tests.training.stand_in import BagModel
 
 CONSTANT = create_learning_rate_scheduler(factors="constant", base_learning_rate=0.01)
@@ -82,6 +91,100 @@ def test_microbatches_follow_the_arithmetic_of_the_reference(bag, batch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, expected_grads)
 
 
+def test_means_over_the_batch_do_not_depend_on_the_number_of_microbatches(batch):
+    """normalization="batch": loss and gradient of one piece and of four are the same; by microbatch they are not."""
+    batch = {name: np.where(np.arange(8)[:, None] % 3 == 0, 0, x) for name, x in batch.items()}
+    model = BagModel(dropout=0.0)
+
+    def gradients(**options):
+        trainer = make(model, batch, **options)
+        with trainer.partitioner.context():
+            params = trainer.init_state().target
+            sums, grads = jax.jit(trainer._gradients)(params, batch, address(trainer.key(), "train", 0))
+        return float(sums.total), grads
+
+    total, grads = gradients()
+    batch_total, batch_grads = gradients(num_microbatches=4, normalization="batch")
+    assert batch_total == pytest.approx(total, rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), batch_grads, grads)
+    assert gradients(num_microbatches=4)[0] != pytest.approx(total, rel=1e-4)
+
+
+class GivenLogits(BaseModel):
+    """The criterion fixture as a model: its parameters are the logits of each microbatch, and rows say which it is."""
+
+    def __init__(self, arrays, config, microbatches):
+        super().__init__(None, None, MetroAdamW(), None, None, None)
+        self.config, self.microbatches = config, microbatches
+        columns = np.arange(arrays["logits"].shape[-1])
+        columns[[0, 1]] = columns[[1, 0]]  # ids of the fixture are in Hub numbering
+        self.columns = columns
+        self.given = {
+            "logits": arrays["logits"][..., columns],
+            "rtd_logits": arrays["rtd_logits"],
+            "generator_logits": arrays["generator_logits"][..., columns],
+        }
+        self.tokens = {
+            "decoder_target_tokens": swap_ids(arrays["discriminator_target"]),
+            "generator_target_tokens": swap_ids(arrays["generator_target"]),
+        }
+        self.replaced = swap_ids(arrays["replaced_input"])
+
+    def get_initial_variables(self, rng, input_shapes, input_types=None):
+        params = {name: jnp.stack([jnp.asarray(x)] * self.microbatches) for name, x in self.given.items()}
+        axes = {f"{name}_axes": AxisMetadata((None,) * x.ndim) for name, x in params.items()}
+        return {"params": params, "params_axes": axes}
+
+    def counts(self, batch):
+        return metro_counts(self.tokens, self.config)
+
+    def loss_sums(self, params, batch, rng, deterministic=False, counts=None):
+        logits, rtd, generator = (params[name][batch["piece"][0, 0]] for name in self.given)
+        original, target = self.tokens["decoder_target_tokens"], self.tokens["generator_target_tokens"]
+        outputs = outputs_from(original, target, self.replaced, logits, rtd, generator, self.config)
+        return metro_loss(outputs, self.config, counts)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_the_step_has_the_gradients_of_the_reference(golden_dir, microbatches):
+    """Every microbatch gives the fixture's gradient; sample sizes add up to the one divisor (spec 5.3)."""
+    cases = json.loads((golden_dir / "criterion_expected.json").read_text())
+    with np.load(golden_dir / "criterion_expected.npz") as file:
+        arrays = dict(file)
+    rows, length = arrays["discriminator_target"].shape
+    batch = {"piece": np.arange(rows * microbatches).reshape(-1, 1).astype(np.int32) % microbatches}
+    for name in list(cases)[::4]:
+        case = cases[name]
+        config = criterion_config(case["criterion"], length)
+        model = GivenLogits(arrays, config, microbatches)
+        trainer = make(model, batch, num_microbatches=microbatches)
+        with trainer.partitioner.context():
+            params = trainer.init_state().target
+            sums, grads = jax.jit(trainer._gradients)(params, batch, trainer.key())
+        assert float(sums.normalizer) == microbatches * case["sample_size"]
+        assert float(sums.total) == pytest.approx(microbatches * case["logging_output"]["loss"], rel=1e-5)
+        for key, gradient in grads.items():
+            expected = arrays[f"{name}.grad.{key}"]
+            gradient = gradient if key == "rtd_logits" else gradient[..., model.columns]
+            for piece in gradient:
+                np.testing.assert_allclose(piece, expected, atol=1e-5, rtol=1e-4, err_msg=f"{name} {key}")
+
+
+def test_bfloat16_computes_on_float32_parameters_and_moments(pretraining_batch):
+    config = dataclasses.replace(TINY, dtype="bfloat16", dropout_rate=0.0, attention_dropout_rate=0.0)
+    model = MetroPretrainingModel(config, PRETRAINING)
+    trainer = make(model, pretraining_batch)
+    with trainer.partitioner.context():
+        lowered = trainer._train.lower(trainer.abstract_state, pretraining_batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trainer.abstract_state.target)} == {jnp.float32}
+    moments = trainer.abstract_state.state.param_states
+    assert {leaf.dtype for leaf in jax.tree.leaves((moments.mu, moments.nu))} == {jnp.float32}
+    products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    computed = [line for line in products if "bf16" in line]
+    assert len(computed) > len(products) / 2  # the rest: biases by one-hot rows, losses
+
+
 def test_the_update_divides_once_then_clips(batch):
     """Moments after one update show the gradient that reached Adam: (1 - beta1) times it (spec 5.5)."""
     model = BagModel(MetroAdamW(clip_norm=0.01))
@@ -123,7 +226,7 @@ def test_moments_are_laid_out_like_parameters(bag, batch):
     assert moments.count == trainer.partitioner.replicated
 
 
-@pytest.mark.parametrize("definition", [OptaxWrapper(optax.adafactor(0.1, min_dim_size_to_factor=4)), MetroAdamW()])
+@pytest.mark.parametrize("definition", [Adafactor(min_dim_size_to_factor=4), MetroAdamW()])
 def test_state_goes_through_its_checkpoint_form(batch, definition):
     trainer = make(BagModel(definition), batch)
     state, _ = trainer.train(trainer.init_state(), batch)
@@ -135,5 +238,7 @@ def test_state_goes_through_its_checkpoint_form(batch, definition):
 def test_bad_settings_are_named(bag, batch):
     with pytest.raises(ValueError, match=r"batch_size=8 is not a multiple of 3.*choose 9"):
         make(bag, batch, num_microbatches=3)
+    with pytest.raises(ValueError, match="normalization='global' must be one of 'microbatch', 'batch'"):
+        make(bag, batch, normalization="global")
     with pytest.raises(ValueError, match="learning_rate_fn"):
         Trainer(bag, PjitPartitioner(), {"encoder_input_tokens": (8, 4)})

@@ -38,7 +38,7 @@ model = metro_jax.MetroT0.from_pretrained(sys.argv[1], quantize=sys.argv[2] or N
 loaded = time.perf_counter()
 model.generate(["Is this review positive or negative? Review: the best cast iron skillet"], max_new_tokens=8)
 first = time.perf_counter()
-model.generate(["Is this review positive or negative? Review: not worth the money, sadly"], max_new_tokens=8)
+model.generate(["Is this review positive or negative? Review: the worst cast iron skillet"], max_new_tokens=8)
 print(json.dumps([loaded - start, first - start, time.perf_counter() - first]))
 """
 

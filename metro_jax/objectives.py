@@ -45,9 +45,9 @@ class MetroCounts:
     They follow from the ids alone, so a trainer can take them over more rows than one call of the loss sees.
     """
 
-    generator: Scalar  # masked positions
-    rtd: Scalar  # positions with an RTD loss
-    sample_size: Scalar
+    generator: Float[Array, "*microbatches"]  # masked positions
+    rtd: Float[Array, "*microbatches"]  # positions with an RTD loss
+    sample_size: Float[Array, "*microbatches"]
 
 
 def metro_counts(batch: Mapping[str, Int[Array, "batch length"]], config: PretrainingConfig) -> MetroCounts:

@@ -17,7 +17,7 @@ from etils import epath
 from metro_jax.training.models import BaseModel, address
 from metro_jax.training.partitioning import PjitPartitioner
 from metro_jax.training.progress import clock
-from metro_jax.training.report import abstract_params
+from metro_jax.training.report import abstract_params, describe_mesh, parameter_table
 from metro_jax.training.trees import flatten
 from metro_jax.training.utils import DatasetConfig, get_mixture_or_task, get_task
 
@@ -59,14 +59,10 @@ class Runner:
         return outputs[:rows], jax.tree.map(lambda x: x[:rows], aux)
 
     def _place(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The whole batch, which every process has read, over the whole mesh."""
-        placed = {}
-        for name, x in batch.items():
-            full = np.concatenate([x, np.repeat(x[-1:], self._batch_size - rows, 0)])
-            placed[name] = jax.make_array_from_callback(
-                full.shape, self._partitioner.batch_sharding, lambda index, full=full: full[index]
-            )
-        return placed
+        """The whole batch, which every process has read, filled up with copies of its last row."""
+        missing = self._batch_size - rows
+        full = {name: np.concatenate([x, np.repeat(x[-1:], missing, 0)]) for name, x in batch.items()}
+        return self._partitioner.shard_whole_batch(full)
 
 
 class Watch:
@@ -150,18 +146,8 @@ def dry_run(model: BaseModel, cfg: DatasetConfig, partitioner: PjitPartitioner) 
     """What evaluation or inference would work on: the mesh, a table of the parameters, the features of a batch."""
     partitioner.check_batch_size(cfg.batch_size)
     params = flatten(abstract_params(model, partitioner, cfg.batch_size))
-    rows = [("parameter", "shape", "layout", "type", "bytes", "per device")]
-    total = local = 0
-    for name, leaf in params.items():
-        size = math.prod(leaf.shape) * leaf.dtype.itemsize
-        piece = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        layout = ", ".join(str(axis) for axis in leaf.sharding.spec) or "replicated"
-        rows.append((name, str(leaf.shape), layout, str(leaf.dtype), f"{size:,}", f"{piece:,}"))
-        total, local = total + size, local + piece
-    count = sum(math.prod(leaf.shape) for leaf in params.values())
-    mesh = " x ".join(f"{axis} {size}" for axis, size in partitioner.mesh.shape.items())
-    summary = f"{count:,} parameters, {total:,} bytes, {local:,} per device"
-    return "\n".join([f"mesh: {mesh}", "", *_aligned(rows), summary, "", "batch:", *_batch_lines(model, cfg)])
+    lines = [describe_mesh(partitioner), "", *parameter_table(params), "", "batch:", *_batch_lines(model, cfg)]
+    return "\n".join(lines)
 
 
 def _batch_lines(model: BaseModel, cfg: DatasetConfig) -> list[str]:

@@ -28,15 +28,12 @@ def abstract_params(model: BaseModel, partitioner: PjitPartitioner, batch_size: 
 
 def dry_run(trainer: Trainer, features: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     """The mesh, a table of all parameters, what the training state takes, and the features of a batch."""
-    mesh = " x ".join(f"{axis} {size}" for axis, size in trainer.partitioner.mesh.shape.items())
-    axes = {name: metadata.names for name, metadata in flatten(trainer.params_axes).items()}
-    params = flatten(trainer.abstract_state.target)
-    shardings = flatten(trainer.param_shardings)
+    axes = {name.removesuffix("_axes"): metadata.names for name, metadata in flatten(trainer.params_axes).items()}
     return "\n".join(
         [
-            f"mesh: {mesh}",
+            describe_mesh(trainer.partitioner),
             "",
-            *_aligned(parameter_rows(params, shardings, axes)),
+            *parameter_table(flatten(trainer.abstract_state_dict()["target"]), axes),
             *_totals(trainer),
             "",
             "batch:",
@@ -45,18 +42,29 @@ def dry_run(trainer: Trainer, features: Mapping[str, jax.ShapeDtypeStruct]) -> s
     )
 
 
-def parameter_rows(
-    params: Mapping[str, Any], shardings: Mapping[str, NamedSharding], axes: Mapping[str, Sequence[str | None]]
-) -> list[tuple[str, ...]]:
-    """A table with a header: shape, logical axes, layout, type, bytes in all and per device, of every parameter."""
-    rows = [("parameter", "shape", "logical axes", "layout", "type", "bytes", "per device")]
+def describe_mesh(partitioner: PjitPartitioner) -> str:
+    """Axes of the mesh and their sizes."""
+    return "mesh: " + " x ".join(f"{axis} {size}" for axis, size in partitioner.mesh.shape.items())
+
+
+def parameter_table(
+    params: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Sequence[str | None]] | None = None
+) -> list[str]:
+    """Shape, logical axes where given, layout, type, bytes in all and per device of every parameter, and their sums.
+
+    Args:
+        params: by name, with their shardings.
+    """
+    rows = [("parameter", "shape", *(["logical axes"] if axes else []), "layout", "type", "bytes", "per device")]
+    count = total = local = 0
     for name, leaf in params.items():
-        names = ", ".join(str(axis) for axis in axes[f"{name}_axes"])
-        local = math.prod(shardings[name].shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        sharding: Any = leaf.sharding
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
-        layout = describe(shardings[name])
-        rows.append((name, str(leaf.shape), names, layout, str(leaf.dtype), f"{size:,}", f"{local:,}"))
-    return rows
+        piece = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        names = [", ".join(str(axis) for axis in axes[name])] if axes else []
+        rows.append((name, str(leaf.shape), *names, describe(sharding), str(leaf.dtype), f"{size:,}", f"{piece:,}"))
+        count, total, local = count + math.prod(leaf.shape), total + size, local + piece
+    return [*_aligned(rows), f"{count:,} parameters, {total:,} bytes, {local:,} per device"]
 
 
 def describe(sharding: NamedSharding) -> str:
@@ -74,16 +82,14 @@ def _repeats(sharding: NamedSharding) -> list[int]:
 
 
 def _totals(trainer: Trainer) -> list[str]:
-    params, shardings = trainer.abstract_state.target, trainer.param_shardings
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    total, local = _bytes(params, shardings)
-    lines = [f"{count:,} parameters, {total:,} bytes, {local:,} per device"]
     total, local = _bytes(trainer.abstract_state.state.param_states, trainer.state_shardings.state.param_states)
-    lines.append(f"optimiser state: {total:,} bytes, {local:,} per device")
+    lines = [f"optimiser state: {total:,} bytes, {local:,} per device"]
     if trainer.partitioner.mesh.size > trainer.partitioner.mesh.shape["data"]:
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
-        whole = sum(math.prod(leaf.shape) for leaf, sharding in pairs if describe(sharding).startswith("whole"))
-        lines.append(f"{100 * whole / count:.2f} % of the parameters are whole on every device")
+        params, shardings = trainer.abstract_state.target, trainer.param_shardings
+        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+        whole = [describe(sharding).startswith("whole") for sharding in jax.tree.leaves(shardings)]
+        share = 100 * sum(size for size, is_whole in zip(sizes, whole, strict=True) if is_whole) / sum(sizes)
+        lines.append(f"{share:.2f} % of the parameters are whole on every device")
     return lines
 
 

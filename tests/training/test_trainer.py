@@ -107,7 +107,7 @@ def test_means_over_the_batch_do_not_depend_on_the_number_of_microbatches(batch)
     batch_total, batch_grads = gradients(num_microbatches=4, normalization="batch")
     assert batch_total == pytest.approx(total, rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), batch_grads, grads)
-    assert gradients(num_microbatches=4)[0] != pytest.approx(total, rel=1e-4)
+    assert gradients(num_microbatches=4)[0] != pytest.approx(total, rel=5e-6)
 
 
 class GivenLogits(BaseModel):
@@ -124,11 +124,9 @@ class GivenLogits(BaseModel):
             "rtd_logits": arrays["rtd_logits"],
             "generator_logits": arrays["generator_logits"][..., columns],
         }
-        self.tokens = {
-            "decoder_target_tokens": swap_ids(arrays["discriminator_target"]),
-            "generator_target_tokens": swap_ids(arrays["generator_target"]),
-        }
-        self.replaced = swap_ids(arrays["replaced_input"])
+        self.original, self.target, self.replaced = (
+            swap_ids(arrays[name]) for name in ("discriminator_target", "generator_target", "replaced_input")
+        )
 
     def get_initial_variables(self, rng, input_shapes, input_types=None):
         params = {name: jnp.stack([jnp.asarray(x)] * self.microbatches) for name, x in self.given.items()}
@@ -136,12 +134,12 @@ class GivenLogits(BaseModel):
         return {"params": params, "params_axes": axes}
 
     def counts(self, batch):
-        return metro_counts(self.tokens, self.config)
+        tokens = {"decoder_target_tokens": self.original, "generator_target_tokens": self.target}
+        return metro_counts(jax.tree.map(jnp.asarray, tokens), self.config)
 
     def loss_sums(self, params, batch, rng, deterministic=False, counts=None):
         logits, rtd, generator = (params[name][batch["piece"][0, 0]] for name in self.given)
-        original, target = self.tokens["decoder_target_tokens"], self.tokens["generator_target_tokens"]
-        outputs = outputs_from(original, target, self.replaced, logits, rtd, generator, self.config)
+        outputs = outputs_from(self.original, self.target, self.replaced, logits, rtd, generator, self.config)
         return metro_loss(outputs, self.config, counts)
 
 
@@ -177,9 +175,9 @@ def test_bfloat16_computes_on_float32_parameters_and_moments(pretraining_batch):
     trainer = make(model, pretraining_batch)
     with trainer.partitioner.context():
         lowered = trainer._train.lower(trainer.abstract_state, pretraining_batch)
-    assert {leaf.dtype for leaf in jax.tree.leaves(trainer.abstract_state.target)} == {jnp.float32}
+    assert {leaf.dtype for leaf in jax.tree.leaves(trainer.abstract_state.target)} == {jnp.dtype("float32")}
     moments = trainer.abstract_state.state.param_states
-    assert {leaf.dtype for leaf in jax.tree.leaves((moments.mu, moments.nu))} == {jnp.float32}
+    assert {leaf.dtype for leaf in jax.tree.leaves((moments.mu, moments.nu))} == {jnp.dtype("float32")}
     products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
     computed = [line for line in products if "bf16" in line]
     assert len(computed) > len(products) / 2  # the rest: biases by one-hot rows, losses

@@ -71,18 +71,29 @@ def test_a_parameter_without_axes_is_refused():
         PjitPartitioner(devices=jax.devices()[:1]).param_shardings({"a": {"b": jnp.ones(2)}}, {})
 
 
-ON_EIGHT_DEVICES = """
-    import jax, numpy as np
+ON_EIGHT_DEVICES = r"""
+    import re, sys, jax, numpy as np
     jax.config.update("jax_num_cpu_devices", 8)
     from flax.linen.partitioning import AxisMetadata
+    from tests.training import conftest
     from tests.training.stand_in import BagModel
+    from metro_jax.training.models import MetroPretrainingModel
     from metro_jax.training.partitioning import PjitPartitioner
     from metro_jax.training.schedules import create_learning_rate_scheduler
     from metro_jax.training.trainer import Trainer
 
     draw = np.random.default_rng(0)
-    names = ("encoder_input_tokens", "decoder_target_tokens")
-    batch = {name: draw.integers(4, 700, (16, 5)).astype(np.int32) for name in names}
+    original = draw.integers(4, 700, (16, 8)).astype(np.int32)
+    original[::3, 6:] = 0
+    masked = (np.arange(8) == 2) | (np.arange(8) == 5) & (np.arange(16)[:, None] % 2 == 0)
+    batch = {
+        "encoder_input_tokens": np.where(masked, 300, original).astype(np.int32),
+        "generator_target_tokens": np.where(masked, original, 0).astype(np.int32),
+        "decoder_input_tokens": np.concatenate([np.full((16, 1), 300, np.int32), original[:, :-1]], 1),
+        "decoder_target_tokens": original,
+    }
+    metro = sys.argv[1] == "metro"
+    embedding, width = ("token_embedding", 16) if metro else ("embedding", 8)
     rate = create_learning_rate_scheduler(factors="constant", base_learning_rate=0.01)
     results = []
     for data, fsdp, model in ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)):
@@ -90,15 +101,29 @@ ON_EIGHT_DEVICES = """
         partitioner = PjitPartitioner(num_partitions=model, fsdp_partitions=fsdp, devices=devices)
         assert tuple(partitioner.mesh.shape.values()) == (data, fsdp, model)
         shapes = {k: v.shape for k, v in batch.items()}
-        trainer = Trainer(BagModel(), partitioner, shapes, learning_rate_fn=rate, num_microbatches=2)
+        model_ = MetroPretrainingModel(conftest.TINY, conftest.PRETRAINING) if metro else BagModel()
+        trainer = Trainer(model_, partitioner, shapes, learning_rate_fn=rate, num_microbatches=2)
         state, losses = trainer.init_state(), []
-        piece = state.target["embedding"].addressable_shards[0].data.shape
-        assert piece == (736 // model, 8 // fsdp), piece
-        assert state.state.param_states.mu["embedding"].addressable_shards[0].data.shape == piece
+        piece = state.target[embedding].addressable_shards[0].data.shape
+        assert piece == (736 // model, width // fsdp), piece
+        assert state.state.param_states.mu[embedding].addressable_shards[0].data.shape == piece
         for _ in range(3):
             state, metrics = trainer.train(state, partitioner.shard_batch(batch))
             losses.append(float(metrics["loss"][0]))
         results.append(losses)
+        if data == 8:
+            # Gradients of microbatches are added up locally and reduced once, after the loop; only scalars (the mean
+            # weight that the logged loss is divided by) are known to all places in every round.
+            with partitioner.context():
+                text = trainer._train.lower(state, partitioner.shard_batch(batch)).compile().as_text()
+            bodies = set(re.findall(r"body=%?([\w.-]+)", text))
+            reductions = {True: [], False: []}
+            for block in text.split("\n\n"):
+                inside = (re.findall(r"%?([\w.-]+)", block) or [""])[0] in bodies
+                reductions[inside] += [line for line in block.splitlines() if " all-reduce(" in line]
+            assert any("f32[736," in line for line in reductions[False])
+            results_of = [line.split(" all-reduce(")[0].split(" = ")[1] for line in reductions[True]]
+            assert not [result for result in results_of if re.search(r"\[\d", result)], results_of
     np.testing.assert_allclose(results[1:], [results[0]] * 3, rtol=1e-5)
     try:
         PjitPartitioner(num_partitions=8, devices=jax.devices()).param_shardings(
@@ -112,14 +137,17 @@ ON_EIGHT_DEVICES = """
 """
 
 
-def test_every_layout_of_eight_devices_gives_the_same_losses():
-    """In a process of its own, since the number of devices is fixed when JAX starts."""
+@pytest.mark.parametrize("model", ["bag", pytest.param("metro", marks=pytest.mark.slow)])
+def test_every_layout_of_eight_devices_gives_the_same_losses(model):
+    """With dropout and, for METRO, the generator's draws; in a process of its own, which has eight devices."""
     code = textwrap.dedent(ON_EIGHT_DEVICES)
     paths = [str(pathlib.Path(__file__).parents[2])]
     code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
     # The compiler's optimisations take longer than the steps.
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, model], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.stdout.strip().endswith("same"), done.stderr[-2000:]
 
 

@@ -59,7 +59,7 @@ def test_unknown_tasks_are_answered_with_the_nearest(data):
 def test_unknown_splits_and_uneven_shares(data):
     with pytest.raises(UserError, match="no split 'tran'; it has 'train', 'validation'"):
         take(dataclasses.replace(CFG, split="tran"), 1)
-    with pytest.raises(UserError, match="batch_size=5 is not a multiple of the 2 processes"):
+    with pytest.raises(UserError, match="batch_size=5 is not a multiple of the 2 shards"):
         get_dataset(dataclasses.replace(CFG, batch_size=5), 0, 2, EncoderDecoderFeatureConverter)
 
 

@@ -124,7 +124,7 @@ def test_draws_follow_the_generator(tiny: MetroConfig) -> None:
     assert statistic < 49 + 5 * np.sqrt(2 * 49)
 
 
-@pytest.mark.parametrize("padding_columns", [0, 7])
+@pytest.mark.parametrize("padding_columns", [7, pytest.param(0, marks=pytest.mark.slow)])
 def test_gathered_and_full_projection_give_the_same_gradient(tiny: MetroConfig, padding_columns: int) -> None:
     pretraining = PretrainingConfig(rtd_head="roberta", sharing="token_pos_norm", generator_layers=1)
     params = init(tiny, pretraining)

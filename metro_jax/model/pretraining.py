@@ -12,7 +12,7 @@ from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, uniform
 from metro_jax.model.network import PAD, Encoder, EncoderDecoder, Stack, project, same_segment, visible_keys
 from metro_jax.model.network import combine as combine_masks
-from metro_jax.model.rows import keys_by_row
+from metro_jax.model.rows import in_pieces, keys_by_row
 
 
 @struct.dataclass
@@ -161,9 +161,12 @@ class MetroPretraining(EncoderDecoder):
         generator_logits = self.generator(self.token_embedding, self.encoder, source, positions, **packed)
         if sampled_tokens is None:
             # No gradient flows through a draw (spec 3.4).
-            keys = keys_by_row(self.make_rng("sampling"), source.shape[0])
-            draw = jax.vmap(jax.random.categorical)
-            sampled_tokens = draw(keys, jax.lax.stop_gradient(generator_logits)).astype(source.dtype)
+            key, frozen = self.make_rng("sampling"), jax.lax.stop_gradient(generator_logits)
+            if in_pieces():
+                drawn = jax.vmap(jax.random.categorical)(keys_by_row(key, source.shape[0]), frozen)
+            else:  # one key for the whole array gives the same draws on every mesh
+                drawn = jax.random.categorical(key, frozen)
+            sampled_tokens = drawn.astype(source.dtype)
         replaced = replace_masked(source, masked, sampled_tokens)
 
         encoded, _ = self.encoder(self.token_embedding, replaced, **packed)

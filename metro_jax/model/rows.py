@@ -24,6 +24,15 @@ def row_numbers(rows: int) -> Int[Array, "rows"]:
     return piece * rows + jnp.arange(rows)
 
 
+def in_pieces() -> bool:
+    """Whether the rows at hand are one of several pieces, or might be."""
+    try:
+        jax.lax.axis_index(PIECES)
+    except NameError:
+        return False
+    return True
+
+
 def keys_by_row(key: Array, rows: int) -> Array:
     """One random key per row, folded from the row's place."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, row_numbers(rows))

@@ -7,8 +7,8 @@
 * `t0_train`, `t0p_train`, `t0pp_train` (313, 392, 464 tasks): seqio mixtures, each example drawn with a rate
   proportional to min(size, cap); `t0_train_epochs` and so on: the same tasks in the reference's epochs, see
   docs/data_t0.md.
-* `t0_train_eval` (142 tasks): the other splits of training tasks, prompted; for losses, and for the metrics of generated
-  answers that promptsource names for each task. `t0_train_eval_epochs`: every example of them once per epoch.
+* `t0_train_eval` (142 tasks): the other splits of training tasks, prompted; for losses, and for the metrics that
+  promptsource names for each task, of generated answers. `t0_train_eval_epochs`: every example once per epoch.
 * `t0_eval` (112 tasks): one ranked task for each template of T0 Eval, scored by accuracy; `t0_eval_rte` and so on: the
   templates of one of its eleven tasks.
 

@@ -61,9 +61,7 @@ class _Stream:
 class EpochSource(seqio.DataSource):
     """The examples of prompted tasks in epochs with caps."""
 
-    def __init__(
-        self, sources: Mapping[str, PreparedSource], caps: Mapping[str, int | None], partial: bool = False
-    ):
+    def __init__(self, sources: Mapping[str, PreparedSource], caps: Mapping[str, int | None], partial: bool = False):
         """
         Args:
           sources: in the order in which the tasks draw their permutations.

@@ -78,14 +78,8 @@ def _generate(
     )
 
 
-def _score(
-    weights: Any,
-    tokens: Int[Array, "rows source"],
-    mask: Bool[Array, "rows source"],
-    trees: Trees,
-    *,
-    config: MetroConfig,
-) -> Float[Array, "rows labels"]:
+def _score(weights: Any, tokens: Array, mask: Array, trees: Trees, *, config: MetroConfig) -> Float[Array, "rows _"]:
+    """As `_score_and_compare`, the log-probabilities alone."""
     return _score_and_compare(weights, tokens, mask, trees, config=config)[0]
 
 

@@ -35,6 +35,7 @@ except ImportError as error:
 NAME = "metro_jax"
 MAX_SOURCE = 512  # tokens that training ever showed the encoder (spec 4.1, 6.3)
 CHUNK = 512  # contexts between which results go to the harness's cache, which a killed run continues from
+BATCH = 32  # contexts at once when generating
 SIDES = ("left", "right")
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in the harness's order
 GENERATION = {*LENGTHS, "until", "do_sample", "temperature", "top_k", "top_p", "num_beams", "length_penalty"}
@@ -49,13 +50,15 @@ class MetroLM(LM):
     Args:
         pretrained: a name of the Hub, a Hub-format folder or a checkpoint of metro_jax.
         dtype, quantize, revision: as of `MetroT0.from_pretrained`.
-        batch_size: contexts at once when generating; "auto" is 32. Scoring finds its batches by itself.
+        batch_size: contexts at once when generating; "auto", and the harness's default of 1, are 32. Scoring finds its
+            batches by itself.
         max_length: tokens that are kept of a context, special tokens included; at most the model's positions.
         truncation: "left" cuts the beginning of longer contexts, "right" the end, as T0's evaluation does.
         max_gen_toks: longest answer where a task names none.
         end: whether the end mark belongs to a continuation.
         seed: of answers that are sampled.
-        device, max_batch_size, trust_remote_code: known to the harness, without effect here.
+        device, max_batch_size, trust_remote_code: given by the harness, without effect: JAX takes all the devices it
+            finds (JAX_PLATFORMS chooses), and no code of a model is ever executed.
 
     Raises:
         ValueError: an unknown or impossible argument.
@@ -80,6 +83,7 @@ class MetroLM(LM):
         **unknown: Any,
     ) -> None:
         super().__init__()
+        del device, max_batch_size, trust_remote_code
         known = "pretrained, dtype, quantize, revision, batch_size, max_length, truncation, max_gen_toks, end, seed"
         if unknown:
             raise ValueError(f"--model_args {', '.join(unknown)}: not known to {NAME}, which has {known}")
@@ -87,9 +91,6 @@ class MetroLM(LM):
             raise ValueError("--model_args pretrained=MODEL is needed: a Hub name, a folder, or a checkpoint")
         if truncation not in SIDES:
             raise ValueError(f"truncation={truncation!r}: choose one of {', '.join(SIDES)}")
-        if device or max_batch_size or trust_remote_code:
-            logger.warning("device, max_batch_size and trust_remote_code have no effect: JAX takes all the devices it "
-                           "finds (JAX_PLATFORMS chooses), and no code of a model is ever executed")  # fmt: skip
         devices = jax.devices()
         mesh = jax.sharding.Mesh(np.asarray(devices), ("data",)) if len(devices) > 1 else None
         self.model = MetroT0.from_pretrained(pretrained, dtype=dtype, quantize=quantize, revision=revision, mesh=mesh)
@@ -98,7 +99,8 @@ class MetroLM(LM):
             raise ValueError(f"max_length={max_length}: must lie between 3 and the model's {positions} positions")
         self.max_length, self.truncation, self.end, self.seed = max_length, truncation, end, seed
         self.max_gen_toks = max_gen_toks
-        self.batch_size = 32 if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
+        # Answers do not depend on it, and nobody wants them one by one.
+        self.batch_size = BATCH if batch_size in (None, 1, "1") or str(batch_size)[:4] == "auto" else int(batch_size)
 
     @property
     def tokenizer_name(self) -> str:

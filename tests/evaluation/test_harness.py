@@ -191,6 +191,13 @@ def test_stop_strings():
     assert harness.cut("one two three", ["three", "two"]) == "one"
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, 32), (1, 32), ("auto:4", 32), ("8", 8), (2, 2)])
+def test_batch_size(golden_dir, given, used):
+    arguments = {"batch_size": given, "device": "cuda:0", "max_batch_size": None}
+    lm = harness.MetroLM.create_from_arg_obj({"pretrained": str(golden_dir / "hub_tiny")}, arguments)
+    assert lm.batch_size == used
+
+
 def test_what_is_refused(adapter, golden_dir, task_folder, tmp_path):
     folder = str(golden_dir / "hub_tiny")
     with pytest.raises(ValueError, match=r"batchsize: not known to metro_jax, which has .*batch_size"):

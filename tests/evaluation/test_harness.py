@@ -29,8 +29,8 @@ with warnings.catch_warnings():
 WORDS = ["blue", "dog", "man", "no", "yes"]
 DOCS = [
     {"question": f"is the {word} positive? {word} {other}", "choices": WORDS[:3], "answer": number % 3}
-    for number, (word, other) in enumerate(zip(WORDS, WORDS[::-1], strict=True))
-]
+    for number, (word, other) in enumerate(zip(WORDS[:4], WORDS[:0:-1], strict=True))
+]  # four of them, as everywhere here: batches of one shape are compiled once
 TASKS = {
     "small_choice": {
         "output_type": "multiple_choice",
@@ -41,7 +41,7 @@ TASKS = {
     },
     "small_likelihood": {
         "output_type": "loglikelihood",
-        "doc_to_text": "{{question}}",
+        "doc_to_text": "{{question}}\nAnswer:",
         "doc_to_target": " {{choices[answer]}}",
         "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
     },
@@ -101,22 +101,23 @@ def test_the_harness_runs_small_tasks(task_folder, tmp_path, golden_dir, model):
     rankings = model.rank(contexts, [doc["choices"] for doc in DOCS])
     hits = [ranking.best == doc["answer"] for ranking, doc in zip(rankings, DOCS, strict=True)]
     assert found["small_choice"]["acc,none"] == pytest.approx(np.mean(hits))
-    right = [[doc["choices"][doc["answer"]]] for doc in DOCS]
-    scores = [ranking.scores[0] for ranking in model.rank([doc["question"] for doc in DOCS], right)]
+    scores = [ranking.scores[doc["answer"]] for ranking, doc in zip(rankings, DOCS, strict=True)]
     assert found["small_likelihood"]["perplexity,none"] == pytest.approx(np.exp(-np.mean(scores)), rel=1e-4)
     answers = model.generate([doc["question"] for doc in DOCS], max_new_tokens=6)
-    hits = [harness.cut(answer, ["q:"]) == own for answer, (own,) in zip(answers, right, strict=True)]
+    right = [doc["choices"][doc["answer"]] for doc in DOCS]
+    hits = [harness.cut(answer, [" q:"]) == own for answer, own in zip(answers, right, strict=True)]
     assert found["small_answer"]["exact_match,none"] == pytest.approx(np.mean(hits))
 
 
 def test_likelihoods_are_those_of_ranking(adapter, model):
-    pairs = [("is that a dog?", " yes"), ("", "no"), ("is that a dog?", "no"), ("is that a dog?", " yes")]
+    contexts = ["is that a dog?", "", "blue", "the man"]
+    pairs = [(context, choice) for context in contexts for choice in (" yes", "no", " yes")]
     found = adapter.loglikelihood(requests(*pairs), disable_tqdm=True)
-    rankings = model.rank([context for context, _ in pairs], [[choice.strip()] for _, choice in pairs])
-    np.testing.assert_allclose([value for value, _ in found], [r.scores[0] for r in rankings], atol=1e-4)
-    without = harness.likelihoods(model, ["is that a dog?"], [["yes"]], end=False, progress=False)[0][0]
-    scores = model.score(["is that a dog?"], ["yes"])[0].log_probabilities
-    assert without.log_probability == pytest.approx(sum(scores[:-1]), abs=1e-4)
+    rankings = model.rank(contexts, [["yes", "no", "yes"]] * 4)
+    np.testing.assert_allclose([value for value, _ in found], [s for r in rankings for s in r.scores], atol=1e-4)
+    without = harness.likelihoods(model, contexts, [["yes", "no"]] * 4, end=False, progress=False)
+    for values, scores in zip(without, model.score(contexts, ["yes"] * 4), strict=True):
+        assert values[0].log_probability == pytest.approx(sum(scores.log_probabilities[:-1]), abs=1e-4)
 
 
 def test_greedy_continuations_are_recognised(model):
@@ -141,13 +142,13 @@ def test_greedy_continuations_are_recognised(model):
 
 def test_generation_settings(adapter, model):
     text = "is that a dog?"
-    plain = model.generate([text] * 2, max_new_tokens=6)[0]
-    short = model.generate([text] * 2, max_new_tokens=2)[0]
+    plain = model.generate([text] * 4, max_new_tokens=6)[0]
+    short = model.generate([text] * 4, max_new_tokens=2)[0]
     word = plain.split()[1]
     settings = [{"max_gen_toks": 6}, {"max_tokens": 2}, {"max_gen_toks": 6, "until": [word.upper(), "\n"]}]
-    pairs = [(text, setting) for setting in settings for _ in range(2)]
+    pairs = [(text, setting) for setting in settings for _ in range(4)]
     answers = adapter.generate_until(requests(*pairs), disable_tqdm=True)
-    assert answers == [plain] * 2 + [short] * 2 + [plain[: f" {plain}".index(word) - 1].strip()] * 2
+    assert answers == [plain] * 4 + [short] * 4 + [plain[: f" {plain}".index(word) - 1].strip()] * 4
 
 
 @pytest.mark.parametrize(

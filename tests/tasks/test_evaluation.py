@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 import seqio
 
@@ -22,12 +23,19 @@ RTE = "super_glue_rte_must_be_true_score_eval"
 ANLI = "anli_MNLI_crowdsource_r1_score_eval"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_without_optimisation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def p3_folder(tmp_path_factory, vocabulary_folder):
     """P3 files, and what `metro-jax data t0` makes of them."""
     root = tmp_path_factory.mktemp("evaluation")
     p3_files.write(root / "p3", "tfrecord", examples=6)
-    names = [catalogue.TRAIN_EVAL, catalogue.EVALUATION]
+    names = [catalogue.EVALUATION]
     work = prepare.plan(root / "p3", names)
     prepare.prepare(work, vocabulary_folder, root / "data", show=False)
     report.save(root / "data", report.report(root / "data", names, work.missing), allow_missing=True)
@@ -93,20 +101,25 @@ def test_ranking_of_the_golden_examples(tmp_path, monkeypatch, model, golden_dir
     assert accuracy(labels, scores)["accuracy"] == pytest.approx(100 * known)
 
 
-def test_generated_answers(p3_folder, monkeypatch, model):
-    """The metrics that promptsource names, of whole targets against what `MetroT0.generate` writes."""
-    found = evaluate(p3_folder / "data", monkeypatch, model, "t0_train_eval", {"inputs": 96, "targets": 8})
-    names = catalogue.metrics()
-    tasks = [task for task in p3_files.TASKS if task in catalogue.mixtures()["t0_train_eval"]]
-    assert set(found) == set(tasks)
-    for task in tasks:
-        rows = [row for row, _ in p3.rows(p3.splits(p3_folder / "p3", task)["validation"])]
-        answers = model.generate([row.inputs for row in rows], max_new_tokens=8)
-        targets = [" ".join(row.targets.split()) for row in rows]  # the made-up text has lower-case words only
-        expected = {}
-        for metric in metrics.find_metrics(names[task]):
-            expected |= metric(targets, answers)
-        assert found[task] == pytest.approx(expected), task
+def test_generated_answers(tmp_path, monkeypatch, model):
+    """Every metric, of targets that the model's answers meet wholly, in part, or not at all."""
+    prompts = [row["inputs_pretokenized"] for row in p3_files.rows("samsum_Summarize_", "validation", 6)]
+    answers = model.generate(prompts, max_new_tokens=8)
+    whole = [metrics.as_generated(answer, model.tokenizer) == answer for answer in answers]
+    targets = [*answers[:2], *(f"{answer.split()[0]} dog" for answer in answers[2:4]), "yes", "the Blue DOG."]
+    model.tokenizer.save_pretrained(tmp_path / "vocab")
+    pairs = list(zip(prompts, targets, strict=True))
+    records.write_prompted(tmp_path, "own", "validation", pairs, model.tokenizer, progress=False)
+    (tmp_path / "metrics.json").write_text(json.dumps({"own": list(metrics.METRICS)}))
+    found = evaluate(tmp_path, monkeypatch, model, "own", {"inputs": 96, "targets": 8}, "metro_jax.tasks.prepared")
+    written = [metrics.as_generated(target, model.tokenizer) for target in targets]
+    assert written[-1] == "the blue dog."
+    expected = {}
+    for metric in metrics.METRICS.values():
+        expected |= metric(written, answers)
+    assert found["own"] == pytest.approx(expected)
+    assert found["own"]["accuracy"] == pytest.approx(100 * sum(whole[:2]) / 6) != 0
+    assert all(0 < value < 100 for value in expected.values()), expected
 
 
 def test_own_tasks_get_metrics_from_the_data_folder(tmp_path, monkeypatch, tokenizer):

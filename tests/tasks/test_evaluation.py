@@ -57,14 +57,17 @@ def evaluate(folder, monkeypatch, model, name, lengths, module="metro_jax.tasks.
 def test_ranking_of_p3_rows(p3_folder, monkeypatch, model):
     """Over all that lies in t0_eval, from the rows of P3 themselves."""
     found = evaluate(p3_folder / "data", monkeypatch, model, "t0_eval", {"inputs": 96, "targets": 16})
-    expected = {}
+    groups: dict[tuple[str, int], list] = {}
     for task in (RTE, ANLI):
-        groups: dict[int, list] = {}
         for row, _ in p3.rows(p3.splits(p3_folder / "p3", task)["validation"]):
-            groups.setdefault(row.idx[0], []).append(row)
-        rankings = model.rank([g[0].inputs for g in groups.values()], [[r.targets for r in g] for g in groups.values()])
-        hits = [group[ranking.best].is_correct for group, ranking in zip(groups.values(), rankings, strict=True)]
-        expected[task] = {"accuracy": pytest.approx(100 * sum(hits) / len(hits)), "examples": len(groups)}
+            groups.setdefault((task, row.idx[0]), []).append(row)
+    rankings = model.rank([g[0].inputs for g in groups.values()], [[r.targets for r in g] for g in groups.values()])
+    hits: dict[str, list[bool]] = {}
+    for (task, _), group, ranking in zip(groups, groups.values(), rankings, strict=True):
+        hits.setdefault(task, []).append(group[ranking.best].is_correct)
+    expected = {
+        task: {"accuracy": pytest.approx(100 * sum(own) / len(own)), "examples": len(own)} for task, own in hits.items()
+    }
     assert {task: found[task] for task in expected} == expected
     other = "super_glue_rte_can_we_infer_score_eval"  # from the choices of the plain task: a second template of RTE
     rte = (found[RTE]["accuracy"] + found[other]["accuracy"]) / 2

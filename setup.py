@@ -30,7 +30,7 @@ DATA = [
     "zstandard",
 ]
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
-TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
+TEST = ["beartype", "build", "ipykernel", "nbclient", "nbformat", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
     name="metro_jax",

@@ -1,4 +1,4 @@
-"""What a model looks at and what it thought of: attention weights and token probabilities, as arrays with their pieces."""
+"""What a model looks at and what it held likely: attention weights and token probabilities, with their pieces."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 

@@ -25,7 +25,10 @@ class Pairs(NamedTuple):
 
 
 def encode_pairs(
-    rows: Sequence[tuple[str, str]], tokenizer: MetroTokenizer, max_input: int = MAX_LENGTH, max_target: int = MAX_LENGTH
+    rows: Sequence[tuple[str, str]],
+    tokenizer: MetroTokenizer,
+    max_input: int = MAX_LENGTH,
+    max_target: int = MAX_LENGTH,
 ) -> Pairs:
     """Ids of (prompt, answer) rows as finetuning has them: whitespace collapsed, `<s>` before the prompt (spec 6.1).
 
@@ -40,7 +43,8 @@ def encode_pairs(
     texts = [[" ".join(text.split()) for text in row] for row in rows]
     for number, (prompt, answer) in enumerate(texts):
         if not prompt or not answer:
-            raise ValueError(f"row {number}, {rows[number]!r}, has an empty {'answer' if prompt else 'prompt'}: drop it")
+            empty = "answer" if prompt else "prompt"
+            raise ValueError(f"row {number}, {rows[number]!r}, has an empty {empty}: leave it out")
     inputs = tokenizer.training_ids_batch([prompt for prompt, _ in texts])
     targets = tokenizer.training_ids_batch([answer for _, answer in texts], bos=False)
     return Pairs(

@@ -49,7 +49,7 @@ setup(
         "train": TRAINING,
         "data": DATA,
         "beam": DATA + BEAM,
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]", "google-cloud-storage"],  # Orbax asks a bucket what kind it is
         "test": TEST,
         "all": TRAINING + DATA + BEAM + TEST,
     },

@@ -1,5 +1,6 @@
 """scripts/tpu.py: what it would do, and what it does with a gcloud whose hosts are folders of this machine."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -145,10 +146,8 @@ class Cloud:
 
     def kill(self) -> None:
         for pid in self.pids():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +200,14 @@ def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> Non
 
 @pytest.mark.slow
 def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: pathlib.Path, tmp_path) -> None:
-    """Stopped by `stop`, continued on a smaller slice with other shardings: the losses of one process that ran through."""
+    """Stopped by `stop`, continued on a smaller slice with other shardings: the losses of a run that nothing stopped."""
     mesh = "partitioning.PjitPartitioner"
     cloud.has(hosts=4, devices=2)
     cloud.tpu("create", "--accelerator", "v4-32", "--poll", "0.2")
     cloud.tpu("setup", "--wheels", str(cloud.folder / "wheels"))
     cloud.tpu("launch", *cloud.training(**{f"{mesh}.fsdp_partitions": "4", f"{mesh}.num_partitions": "1"}))
-    said, _ = cloud.tpu("launch", *cloud.training(), status=2)
+    _, said = cloud.tpu("launch", *cloud.training(), status=2)
+    assert "a run is still going on here: stop it first" in said
     wait_for(cloud.run / "checkpoint_6", [])
     cloud.tpu("stop", "--poll", "0.5")
     assert cloud.tpu("status")[0].count("exit 0") == 4

@@ -200,7 +200,7 @@ def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> Non
 
 @pytest.mark.slow
 def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: pathlib.Path, tmp_path) -> None:
-    """Stopped by `stop`, continued on a smaller slice with other shardings: the losses of a run that nothing stopped."""
+    """Stopped by `stop`, continued on a smaller slice with other shardings: the losses of an undisturbed run."""
     mesh = "partitioning.PjitPartitioner"
     cloud.has(hosts=4, devices=2)
     cloud.tpu("create", "--accelerator", "v4-32", "--poll", "0.2")

@@ -138,20 +138,25 @@ def wait(slices: Slices, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def setup(slices: Slices, options: argparse.Namespace) -> None:
-    """Builds a wheel here, copies it with constraints.txt to every host, and installs it there."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={options.wheels}", str(ROOT)]
+def build_wheel(slices: Slices, folder: pathlib.Path) -> pathlib.Path:
+    """The repository as it is now, as a wheel; a dry run prints how it would be built."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", str(ROOT)]
     if slices.dry_run:
         print(shlex.join(build))
-        wheel = options.wheels / "metro_jax-VERSION-py3-none-any.whl"
-    else:
-        options.wheels.mkdir(parents=True, exist_ok=True)
-        for old in options.wheels.glob("metro_jax-*.whl"):
-            old.unlink()
-        shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would add what lies there
-        if subprocess.run(build).returncode:
-            raise Failed(f"no wheel could be built: {shlex.join(build)}")
-        (wheel,) = options.wheels.glob("metro_jax-*.whl")
+        return folder / "metro_jax-VERSION-py3-none-any.whl"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("metro_jax-*.whl"):
+        old.unlink()
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would add what lies there
+    if subprocess.run(build).returncode:
+        raise Failed(f"no wheel could be built: {shlex.join(build)}")
+    (wheel,) = folder.glob("metro_jax-*.whl")
+    return wheel
+
+
+def setup(slices: Slices, options: argparse.Namespace, wheel: pathlib.Path | None = None) -> None:
+    """Builds a wheel here, copies it with constraints.txt to every host, and installs it there."""
+    wheel = wheel or build_wheel(slices, options.wheels)
     files = [str(wheel), str(ROOT / "constraints.txt"), str(ROOT / "scripts" / "host.sh")]
     for node in slices.nodes:
         slices.on_hosts(node, f"rm -rf {SETUP} && mkdir {SETUP}")
@@ -201,6 +206,7 @@ def delete(slices: Slices, options: argparse.Namespace) -> None:
 
 def keep(slices: Slices, options: argparse.Namespace) -> None:
     """Creates, sets up and launches, and again after every preemption, until the run has ended."""
+    wheel = build_wheel(slices, options.wheels)  # once: what is edited here meanwhile is not part of the run
     while True:
         state = slices.state()
         if state in GONE:
@@ -211,7 +217,7 @@ def keep(slices: Slices, options: argparse.Namespace) -> None:
             wait(slices, options.poll)
         try:
             if RUNNING not in slices.jobs():
-                setup(slices, options)
+                setup(slices, options, wheel)
                 launch(slices, options)
         except Failed:
             if slices.state() == "ACTIVE":

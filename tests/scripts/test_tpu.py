@@ -20,7 +20,7 @@ from tests.training.data_folder import make_data_folder
 SCRIPT = ROOT / "scripts" / "tpu.py"
 WHERE = ["--name", "metro", "--zone", "us-central2-b"]
 FAKE = pathlib.Path(__file__).parent / "fake_gcloud.py"
-STEPS = 30
+STEPS = 12
 
 
 def tpu(*words: str, environment: dict[str, str] | None = None, status: int = 0) -> tuple[str, str]:
@@ -119,12 +119,13 @@ class Cloud:
 
     def has(self, hosts: int, devices: int) -> None:
         """What slices created from now on are made of."""
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT)}
-        settings = {"hosts": hosts, "job": random.randrange(4096), "environment": {**flags, "JAX_PLATFORMS": "cpu"}}
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        places = {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        settings = {"hosts": hosts, "job": random.randrange(4096), "environment": places}
         (self.folder / "settings.json").write_text(json.dumps(settings))
 
     def training(self, **bindings: str) -> list[str]:
-        settings = {"MODEL_DIR": f"'{self.run}'", "TRAIN_STEPS": str(STEPS), "SAVE_PERIOD": "2", "STATS_PERIOD": "5"}
+        settings = {"MODEL_DIR": f"'{self.run}'", "TRAIN_STEPS": str(STEPS), "SAVE_PERIOD": "2", "STATS_PERIOD": "3"}
         settings |= {"EVAL_PERIOD": "100", "train/utils.DatasetConfig.num_shards": "4"}
         named = [f"--gin.{name}={value}" for name, value in (BINDINGS | settings | bindings).items()]
         return ["--env", f"METRO_DATA_DIR={self.data}", "--", f"--gin_file={self.gin}", *named]
@@ -169,15 +170,16 @@ def losses(run: pathlib.Path) -> dict[int, float]:
 
 
 def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> None:
-    """`keep` asks for the slice again, sets it up, and the same command continues from the newest checkpoint."""
+    """`keep` asks for another slice, sets it up, and the same command continues from the newest checkpoint."""
     cloud.has(hosts=2, devices=2)
-    words = ["keep", "--accelerator", "v4-16", "--spot", "--poll", "0.5", *cloud.training()]
+    words = ["keep", "--accelerator", "v4-16", "--spot", "--poll", "1", *cloud.training()]
     command = [sys.executable, str(SCRIPT), words[0], *WHERE, "--wheels", str(cloud.folder / "wheels"), *words[1:]]
     keeper = subprocess.Popen(
         command, env=cloud.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        wait_for(cloud.run / "checkpoint_4", [keeper])
+        wait_for(cloud.run / "checkpoint_2", [keeper])
+        cloud.has(hosts=1, devices=4)
         state = cloud.folder / "metro.state"
         state.write_text("SUSPENDED")
         cloud.kill()
@@ -192,10 +194,10 @@ def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> Non
     assert all("--spot" in call for call in cloud.calls("create"))
     assert "continuing from" in cloud.said()
     assert (cloud.run / f"checkpoint_{STEPS}").is_dir()
-    assert sorted(losses(cloud.run)) == [5, 10, 15, 20, 25, 30]
+    assert sorted(losses(cloud.run)) == [3, 6, 9, 12]
     assert np.isfinite(list(losses(cloud.run).values())).all()
     said, _ = cloud.tpu("status")
-    assert said == "metro: ACTIVE\nhost 0: exit 0\nhost 1: exit 0\n"
+    assert said == "metro: ACTIVE\nhost 0: exit 0\n"
 
 
 @pytest.mark.slow
@@ -208,7 +210,7 @@ def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: 
     cloud.tpu("launch", *cloud.training(**{f"{mesh}.fsdp_partitions": "4", f"{mesh}.num_partitions": "1"}))
     _, said = cloud.tpu("launch", *cloud.training(), status=2)
     assert "a run is still going on here: stop it first" in said
-    wait_for(cloud.run / "checkpoint_6", [])
+    wait_for(cloud.run / "checkpoint_4", [])
     cloud.tpu("stop", "--poll", "0.5")
     assert cloud.tpu("status")[0].count("exit 0") == 4
     assert "stopped after step" in cloud.said()

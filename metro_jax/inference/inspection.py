@@ -63,7 +63,8 @@ def token_choices(model: "MetroT0", text: str, target: str, count: int = 5) -> T
     if not 1 <= count <= model.config.vocab_size:
         raise ValueError(f"count={count} must lie between 1 and the {model.config.vocab_size} pieces of the vocabulary")
     source, labels = _encode(model, text, "the text"), _encode(model, target, "the target")[1:]
-    logits = model.logits(np.asarray([source]), np.asarray([[model.config.decoder_start_token, *labels[:-1]]]))
+    inputs = jnp.asarray([[model.config.decoder_start_token, *labels[:-1]]])
+    logits = model.logits(jnp.asarray([source]), inputs)
     probabilities = np.asarray(jax.nn.softmax(logits[0], axis=-1))
     order = np.argsort(-probabilities, axis=-1, kind="stable")[:, :count]
     name = model.tokenizer.id_to_piece

@@ -211,17 +211,19 @@ def keep(slices: Slices, options: argparse.Namespace) -> None:
         state = slices.state()
         if state in GONE:
             delete(slices, options)
-        if state is None or state in GONE:
-            create(slices, options)
-        else:
-            wait(slices, options.poll)
         try:
+            if state is None or state in GONE:
+                create(slices, options)
+            else:
+                wait(slices, options.poll)
             if RUNNING not in slices.jobs():
                 setup(slices, options, wheel)
                 launch(slices, options)
-        except Failed:
-            if slices.state() == "ACTIVE":
+        except Failed as error:
+            if slices.state() not in GONE:
                 raise
+            print(f"{error}; asking for it again", file=sys.stderr, flush=True)
+            continue
         if slices.dry_run:
             print(f"# then, every {options.poll:g} s until the run has ended; all of it again after a preemption:")
             status(slices, options)

@@ -1,6 +1,6 @@
 """gcloud as far as scripts/tpu.py uses it: a request is a file, a host a folder of this machine, in FAKE_CLOUD.
 
-A host runs the shell commands it is sent, in its folder as HOME; installing is replaced by a link to this Python.
+A host runs the shell commands it is sent, in its folder as HOME; installing only links a Python that is here.
 Processes find each other as those of a cluster do, by Slurm's variables here, by the metadata server on a TPU.
 """
 
@@ -45,7 +45,7 @@ def describe(name: str) -> int:
         return 1
     print(state := file.read_text())
     if state == "WAITING_FOR_RESOURCES":
-        file.write_text("ACTIVE")
+        file.write_text(json.loads((CLOUD / "settings.json").read_text())["becomes"])
     return 0
 
 
@@ -72,22 +72,22 @@ def ssh(node: str, words: list[str]) -> int:
             "SLURM_LOCALID": number,
         }
         if command.endswith("host.sh install"):
-            statuses.append(install(host))
+            statuses.append(install(host, settings["python"]))
         else:
             environment = {**os.environ, **settings["environment"], **cluster, "HOME": str(host)}
             statuses.append(subprocess.run(["bash", "-c", command], cwd=host, env=environment).returncode)
     return max(statuses, default=255)
 
 
-def install(host: pathlib.Path) -> int:
-    """The environment is this one; what would be installed has to be there."""
+def install(host: pathlib.Path, program: str) -> int:
+    """The environment has this program for its Python; what would be installed has to be there."""
     found = {path.name.partition("-")[0] for path in (host / "metro_setup").iterdir()}
     if found != {"metro_jax", "constraints.txt", "host.sh"}:
         print(f"not what is to be installed: {found}", file=sys.stderr)
         return 1
     python = host / "metro_env" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(program)} "$@"\n')
     python.chmod(0o755)
     return 0
 

@@ -117,11 +117,12 @@ class Cloud:
             "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say: build with what is installed here
         }
 
-    def has(self, hosts: int, devices: int) -> None:
-        """What slices created from now on are made of."""
+    def has(self, hosts: int, devices: int, python: str = sys.executable, becomes: str = "ACTIVE") -> None:
+        """What slices created from now on are made of, and what becomes of requests."""
         flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
         places = {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         settings = {"hosts": hosts, "job": random.randrange(4096), "environment": places}
+        settings |= {"python": python, "becomes": becomes}
         (self.folder / "settings.json").write_text(json.dumps(settings))
 
     def training(self, **bindings: str) -> list[str]:
@@ -198,6 +199,21 @@ def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> Non
     assert np.isfinite(list(losses(cloud.run).values())).all()
     said, _ = cloud.tpu("status")
     assert said == "metro: ACTIVE\nhost 0: exit 0\n"
+
+
+def test_a_run_that_fails_is_not_started_again(cloud: Cloud) -> None:
+    cloud.has(hosts=2, devices=1, python="/bin/false")
+    words = ["--wheels", str(cloud.folder / "wheels"), "--accelerator", "v4-16", "--poll", "0.2", *cloud.training()]
+    _, said = cloud.tpu("keep", *words, status=2)
+    assert "error: the run ended with exit 1; `logs` shows what it said" in said
+    assert len(cloud.calls("create")) == 1
+
+
+def test_a_request_that_is_not_granted_ends_the_wait(cloud: Cloud) -> None:
+    cloud.has(hosts=1, devices=1, becomes="FAILED")
+    said, complaint = cloud.tpu("create", "--accelerator", "v4-8", "--poll", "0.1", status=2)
+    assert said == "metro: WAITING_FOR_RESOURCES\n"
+    assert "error: the request metro is FAILED: delete it and create it again" in complaint
 
 
 @pytest.mark.slow

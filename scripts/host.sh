@@ -18,7 +18,9 @@ install() {
   # The images of TPU hosts have Python 3.10; uv brings the 3.11 that constraints.txt was tested with.
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --allow-existing --python 3.11 "$environment"
-  python3 -m uv pip install --quiet --python "$environment/bin/python" -c "$setup/constraints.txt" "$wheel[${1:-train,tpu}]"
+  # The wheel's version may be that of one already installed, and its content another.
+  python3 -m uv pip install --quiet --python "$environment/bin/python" --reinstall-package metro_jax \
+    -c "$setup/constraints.txt" "$wheel[${1:-train,tpu}]"
   "$environment/bin/python" -c 'import jax, metro_jax; print("metro_jax", metro_jax.__version__, "jax", jax.__version__)'
 }
 

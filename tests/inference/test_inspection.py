@@ -27,16 +27,21 @@ def test_attention_weights_are_those_of_the_output(model: metro_jax.MetroT0) -> 
     np.testing.assert_allclose(x[0], model.encode([TEXT])[0], atol=1e-4)
 
 
-def test_token_probabilities_are_those_of_score_and_generate(model: metro_jax.MetroT0) -> None:
-    answer = model.generate([TEXT], max_new_tokens=6)[0]
-    found = token_choices(model, TEXT, "good or bad", count=3)
+def test_token_probabilities_are_those_of_score(model: metro_jax.MetroT0) -> None:
+    size = model.config.vocab_size
+    found = token_choices(model, TEXT, "good or bad", count=size)
     scored = model.score([TEXT], ["good or bad"])[0]
     assert found.pieces == scored.pieces
     np.testing.assert_allclose(np.log(found.probabilities), scored.log_probabilities, atol=1e-4)
-    assert all(len(names) == 3 for names in found.likely)
-    assert all(row == sorted(row, reverse=True) for row in found.likely_probabilities)
-    # The greedy answer begins with the likeliest first piece, whatever the target.
-    assert answer.startswith(model.tokenizer.decode([model.tokenizer.piece_to_id(found.likely[0][0])]))
+    for names, values, piece, probability in zip(
+        found.likely, found.likely_probabilities, found.pieces, found.probabilities, strict=True
+    ):
+        assert len(set(names)) == size
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1, abs=1e-4)
+        assert values[names.index(piece)] == pytest.approx(probability)
+    few = token_choices(model, TEXT, "good or bad", count=3)
+    assert few.likely == [names[:3] for names in found.likely]
 
 
 def test_complaints_name_what_is_wrong(model: metro_jax.MetroT0) -> None:

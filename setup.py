@@ -30,7 +30,7 @@ DATA = [
     "zstandard",
 ]
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
-TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
+TEST = ["beartype", "build", "ipykernel", "nbclient", "nbformat", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
     name="metro_jax",
@@ -49,7 +49,7 @@ setup(
         "train": TRAINING,
         "data": DATA,
         "beam": DATA + BEAM,
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]", "google-cloud-storage"],  # Orbax asks a bucket what kind it is
         "test": TEST,
         "all": TRAINING + DATA + BEAM + TEST,
     },

@@ -78,10 +78,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
+    from metro_jax import compile_cache
+    from metro_jax.convert import download
+
     print(f"metro_jax {__version__}, Python {platform.python_version()}, {platform.platform()}")
     print(f"memory    {_memory()}")
     devices = jax.devices()
     print(f"devices   {len(devices)} x {devices[0].device_kind} ({jax.default_backend()}), {os.cpu_count()} CPU cores")
+    print(f"programs  {compile_cache.describe()}")
+    print(f"models    {download.describe_cache()}")
     broken = [name for extra in ("core", "train", "test") for name in _show_packages(extra)]
     for name in broken:
         print(f"trouble   {name}")

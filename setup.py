@@ -24,12 +24,14 @@ TRAINING = [
     "tensorflow",
     "tensorflow-text",
 ]
+METRICS = ["rouge-score", "sacrebleu"]  # of generated answers; both pure Python
 DATA = [
     "google-crc32c",  # checksums of TFRecords, in C
     "sentencex",  # sentences of documents of one line: kept by Wikimedia, 300 languages, no dependencies, 30 MB/s
     "zstandard",
 ]
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
+HARNESS = ["lm-eval"]  # EleutherAI's lm-evaluation-harness: no torch, but datasets, pandas and scikit-learn, 250 MB
 TEST = ["beartype", "build", "ipykernel", "nbclient", "nbformat", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
@@ -46,12 +48,14 @@ setup(
     package_data={"metro_jax": ["py.typed", "data/t0/*.csv", "data/t0/*.json"], "metro_jax.gin_configs": ["**/*.gin"]},
     install_requires=CORE,
     extras_require={
-        "train": TRAINING,
+        "train": TRAINING + METRICS,
+        "metrics": METRICS,
         "data": DATA,
         "beam": DATA + BEAM,
+        "harness": HARNESS,
         "tpu": ["jax[tpu]", "google-cloud-storage"],  # Orbax asks a bucket what kind it is
         "test": TEST,
-        "all": TRAINING + DATA + BEAM + TEST,
+        "all": TRAINING + METRICS + DATA + BEAM + HARNESS + TEST,
     },
     entry_points={"console_scripts": ["metro-jax=metro_jax.cli:main"]},
 )

@@ -3,7 +3,10 @@
     MIXTURE_OR_TASK_MODULE = "metro_jax.tasks.prepared"
     MIXTURE_OR_TASK_NAME = "NAME"            # a folder of prepared records, or a mixture of FOLDER/mixtures.json
 
-A mixture NAME of prompted tasks is there a second time as NAME_epochs, in the reference's epochs (spec 6.2).
+A mixture NAME of prompted tasks is there a second time as NAME_epochs, in the reference's epochs (spec 6.2); where it
+is one of other splits than train, a task without the split that is asked for is left out, as in the mixture itself.
+
+Prompted tasks that FOLDER/metrics.json names, and those of T0, have metrics of generated answers.
 
 Documents in FOLDER/corpus are `metro_pretrain` and `t5_pretrain`; documents in another folder NAME are
 `metro_pretrain_NAME` and `t5_pretrain_NAME`. Prompted and ranked records in FOLDER/NAME are the task NAME.
@@ -15,7 +18,19 @@ processes that write data and then use it. `metro_jax.data.lookup.find_task` cal
 import contextlib
 import os
 
-from metro_jax.data.folder import NoDataFolderError, data_dir, nearest, prepared_tasks, read_mixtures
+from etils import epath
+
+from metro_jax.data.folder import (
+    METRICS,
+    NoDataFolderError,
+    data_dir,
+    nearest,
+    prepared_tasks,
+    read_metrics,
+    read_mixtures,
+)
+from metro_jax.data.t0 import catalogue
+from metro_jax.evaluation.metrics import find_metrics
 from metro_jax.tasks import pretraining, prompted  # pyright: ignore[reportMissingImports]
 
 
@@ -28,14 +43,16 @@ def register_folder(folder: str | os.PathLike[str] | None = None) -> dict[str, s
     """
     root = data_dir(folder) if folder is not None else data_dir()
     kinds = prepared_tasks(root)
+    metrics = catalogue.metrics() | _own_metrics(root)
     for name, kind in kinds.items():
         if kind == "documents":
             suffix = "" if name == pretraining.CORPUS else f"_{name}"
             pretraining.register_metro_pretrain(f"metro_pretrain{suffix}", name, folder)
             pretraining.register_t5_pretrain(f"t5_pretrain{suffix}", name, folder)
+        elif kind == "prompted":
+            prompted.register_prompted(name, folder=folder, metrics=metrics.get(name, ()))
         else:
-            register = prompted.register_prompted if kind == "prompted" else prompted.register_ranked
-            register(name, folder=folder)
+            prompted.register_ranked(name, folder=folder)
 
     unusable = {}
     for name, mixture in read_mixtures(root).items():
@@ -53,9 +70,20 @@ def register_folder(folder: str | os.PathLike[str] | None = None) -> dict[str, s
             present = {task: limit for task, limit in caps.items() if task in kinds}
             split = mixture.get("split", "train")
             prompted.register_mixture(name, present, split=split)
-            if split == "train" and all(kinds[task] == "prompted" for task in present):
-                prompted.register_epochs(f"{name}_epochs", present, folder)
+            if all(kinds[task] == "prompted" for task in present):
+                prompted.register_epochs(f"{name}_epochs", present, folder, partial=split != "train")
     return unusable
+
+
+def _own_metrics(root: epath.Path) -> dict[str, tuple[str, ...]]:
+    """What metrics.json says. Raises ValueError for an unknown metric."""
+    found = read_metrics(root)
+    for task, names in found.items():
+        try:
+            find_metrics(names)
+        except ValueError as error:
+            raise ValueError(f"{root / METRICS}, task {task!r}: {error}") from None
+    return {task: tuple(names) for task, names in found.items()}
 
 
 def refresh() -> dict[str, str]:

@@ -11,6 +11,7 @@ Records come from `metro_jax.data.records.write_prompted` and `write_ranked`. Us
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -21,6 +22,7 @@ from metro_jax.data.metrics import rank_accuracy, rank_postprocess
 from metro_jax.data.registry import add_mixture, add_task
 from metro_jax.data.sources import PreparedSource
 from metro_jax.data.vocabulary import MetroVocabulary
+from metro_jax.evaluation.metrics import Metric, as_generated, find_metrics
 
 
 def register_prompted(
@@ -28,15 +30,30 @@ def register_prompted(
     folder_task: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     too_long: str | None = None,
-    metric_fns: Sequence[Callable] = (),
-    postprocess_fn: Callable | None = None,
+    metrics: Sequence[str | Metric] = (),
 ) -> seqio.Task:
     """Registers the prompted pairs in FOLDER/folder_task (default: FOLDER/name): features `inputs`, `targets`.
 
     For `EncoderDecoderFeatureConverter`. `folder` pins the data folder; by default `data_dir()` is asked at each use.
-    `too_long` is "truncate" or "drop" (spec 6.3); None leaves it to `too_long_examples.choice` in gin.
+
+    Args:
+      too_long: "truncate" or "drop" (spec 6.3); None leaves it to `too_long_examples.choice` in gin.
+      metrics: names of `metro_jax.evaluation.metrics`, or functions of (targets, predictions): of generated answers
+        against the whole target.
     """
-    return _register(name, folder_task, folder, "prompted", too_long, metric_fns, postprocess_fn)
+    postprocess = functools.partial(_answer, vocabulary=_vocabulary(folder)) if metrics else None
+    return _register(name, folder_task, folder, "prompted", too_long, find_metrics(metrics), postprocess)
+
+
+def _answer(
+    text: str, example: Mapping[str, Any] | None = None, is_target: bool = False, *, vocabulary: MetroVocabulary
+) -> str:
+    """seqio's postprocessor of prompted tasks: the target as a model can write it, and what a model wrote as it is.
+
+    seqio hands over the target as it was given in `targets_pretokenized`, not cut to a length.
+    """
+    del example
+    return as_generated(text, vocabulary.tokenizer) if is_target else text
 
 
 def register_ranked(
@@ -76,12 +93,15 @@ def register_epochs(
     tasks: Mapping[str, int | None],
     folder: str | os.PathLike[str] | None = None,
     too_long: str | None = None,
+    partial: bool = False,
 ) -> seqio.Task:
     """Registers one task of the prompted records of many, in the reference's epochs: exactly min(size, cap) examples of
     each, a new slice of the larger ones in every epoch (spec 6.2).
 
     Args:
       tasks: folder name -> cap (None: no cap).
+      partial: a task without the split that is asked for is left out, as it is in a seqio mixture; otherwise only the
+        splits that all tasks have are there.
     """
     vocabulary = _vocabulary(folder)
     sources = {task: PreparedSource(task, "prompted", vocabulary, folder) for task in tasks}
@@ -89,7 +109,7 @@ def register_epochs(
     return add_task(
         name,
         EpochTask,
-        source=EpochSource(sources, tasks),
+        source=EpochSource(sources, tasks, partial),
         output_features={"inputs": feature, "targets": feature},
         preprocessors=[functools.partial(preprocessors.fit, too_long=too_long)],
         shuffle_buffer_size=None,  # a buffer across epochs would blur them

@@ -61,16 +61,26 @@ class _Stream:
 class EpochSource(seqio.DataSource):
     """The examples of prompted tasks in epochs with caps."""
 
-    def __init__(self, sources: Mapping[str, PreparedSource], caps: Mapping[str, int | None]):
-        """The tasks draw their permutations in the order of `sources`; `caps` has the cap of each."""
+    def __init__(self, sources: Mapping[str, PreparedSource], caps: Mapping[str, int | None], partial: bool = False):
+        """
+        Args:
+          sources: in the order in which the tasks draw their permutations.
+          caps: the cap of each.
+          partial: a task without the split that is asked for is left out.
+        """
         super().__init__(splits=(), performs_internal_shuffling=True)
-        self.sources, self.caps = dict(sources), dict(caps)
+        self.sources, self.caps, self.partial = dict(sources), dict(caps), partial
         self._epochs: int | None = None
 
     @property
     def splits(self) -> Sequence[str]:
-        """The splits that every task has."""
-        return tuple(sorted(set.intersection(*(set(source.splits) for source in self.sources.values()))))
+        """The splits that every task has; with `partial` those that some task has."""
+        found = [set(source.splits) for source in self.sources.values()]
+        return tuple(sorted(set.union(*found) if self.partial else set.intersection(*found)))
+
+    def having(self, split: str) -> dict[str, PreparedSource]:
+        """The tasks that a split is made of."""
+        return {name: s for name, s in self.sources.items() if not self.partial or split in s.splits}
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -79,11 +89,11 @@ class EpochSource(seqio.DataSource):
 
     def list_shards(self, split: str) -> Sequence[str]:
         """All shard files of all tasks."""
-        return [file for source in self.sources.values() for file in source.list_shards(split)]
+        return [file for source in self.having(split).values() for file in source.list_shards(split)]
 
     def num_input_examples(self, split: str) -> int:
         """The examples of an epoch."""
-        sizes = {name: source.num_input_examples(split) for name, source in self.sources.items()}
+        sizes = {name: source.num_input_examples(split) for name, source in self.having(split).items()}
         return sum(size if (cap := self.caps[name]) is None else min(size, cap) for name, size in sizes.items())
 
     @contextlib.contextmanager
@@ -112,7 +122,7 @@ class EpochSource(seqio.DataSource):
         return records.map(lambda record: parse(record, "prompted"), tf.data.AUTOTUNE)
 
     def _streams(self, split: str, seed: int, shard_info: seqio.ShardInfo | None) -> list[_Stream]:
-        names = list(self.sources)
+        names = list(self.having(split))
         sizes = [self.sources[name].num_input_examples(split) for name in names]
         caps = [self.caps[name] for name in names]
         streams = []

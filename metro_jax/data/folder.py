@@ -4,6 +4,7 @@
     FOLDER/TASK/SPLIT.tfrecord-00000-of-0000N                     records of token ids (metro_jax.data.records)
     FOLDER/TASK/info.SPLIT.json                                   counts, features, vocabulary hash; written last
     FOLDER/mixtures.json                                          {NAME: {"tasks": [...] or {TASK: cap}, "cap": n}}
+    FOLDER/metrics.json                                           {TASK: [names of metro_jax.evaluation.metrics]}
 
 The folder is named once, by gin (`data_dir.path = "..."`) or by the environment variable METRO_DATA_DIR; gin wins. It
 is looked up when a data set is built, never at import. Local paths and gs:// paths both work.
@@ -21,6 +22,7 @@ from etils import epath
 ENVIRONMENT_VARIABLE = "METRO_DATA_DIR"
 VOCABULARY = "vocab"
 MIXTURES = "mixtures.json"
+METRICS = "metrics.json"
 
 
 class NoDataFolderError(ValueError):
@@ -89,6 +91,19 @@ def read_info(folder: epath.Path, task: str, split: str) -> dict[str, Any]:
     return json.loads((folder / task / f"info.{split}.json").read_text())
 
 
+def read_metrics(folder: epath.Path) -> dict[str, list[str]]:
+    """The metrics of prompted tasks in FOLDER/metrics.json, or none.
+
+    Raises:
+      ValueError: the file is not JSON of the documented form.
+    """
+    metrics = _read_json(folder / METRICS, 'write it as {"TASK": ["accuracy"], ...}')
+    for name, names in metrics.items():
+        if not isinstance(names, list) or not all(isinstance(metric, str) for metric in names):
+            raise ValueError(f'{folder / METRICS}: {name!r} needs a list of names of metrics, such as ["accuracy"]')
+    return metrics
+
+
 def read_mixtures(folder: epath.Path) -> dict[str, dict[str, Any]]:
     """The mixtures listed in FOLDER/mixtures.json, or none.
 
@@ -96,16 +111,24 @@ def read_mixtures(folder: epath.Path) -> dict[str, dict[str, Any]]:
       ValueError: the file is not JSON of the documented form.
     """
     path = folder / MIXTURES
-    if not path.exists():
-        return {}
-    try:
-        mixtures = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); write it with write_mixtures") from error
+    mixtures = _read_json(path, "write it with write_mixtures")
     for name, mixture in mixtures.items():
         if not isinstance(mixture, dict) or not mixture.get("tasks"):
             raise ValueError(f'{path}: mixture {name!r} needs "tasks", a list of names or a mapping of names to caps')
     return mixtures
+
+
+def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:
+    """The object in a file, or {} where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); {advice}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds {type(found).__name__}, no object; {advice}")
+    return found
 
 
 def write_mixtures(folder: str | os.PathLike[str], mixtures: Mapping[str, Mapping[str, Any]]) -> None:

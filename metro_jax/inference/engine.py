@@ -78,22 +78,29 @@ def _generate(
     )
 
 
-def _score(
+def _score(weights: Any, tokens: Array, mask: Array, trees: Trees, *, config: MetroConfig) -> Float[Array, "rows _"]:
+    """As `_score_and_compare`, the log-probabilities alone."""
+    return _score_and_compare(weights, tokens, mask, trees, config=config)[0]
+
+
+def _score_and_compare(
     weights: Any,
     tokens: Int[Array, "rows source"],
     mask: Bool[Array, "rows source"],
     trees: Trees,
     *,
     config: MetroConfig,
-) -> Float[Array, "rows labels"]:
+) -> tuple[Float[Array, "rows labels"], Bool[Array, "rows labels"]]:
+    """Log-probability of every label, and whether no token is more probable there."""
     encoded = serving.encode(weights, config, tokens, mask)
     rows = jnp.where(trees.tokens != PAD, trees.depth + PAD_POSITION + 1, PAD_POSITION)
     hidden = serving.decode(weights, config, trees.tokens, rows, trees.ancestors, encoded, mask)
     logits = serving.project(weights["token_embedding"], hidden)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     row = jnp.arange(len(tokens))[:, None]
-    scores = logits[row, trees.parents, trees.labels] - normaliser[row, trees.parents]
-    return jnp.where(trees.labels != PAD, scores, 0.0)
+    found = logits[row, trees.parents, trees.labels]
+    scores = jnp.where(trees.labels != PAD, found - normaliser[row, trees.parents], 0.0)
+    return scores, found >= jnp.max(logits, axis=-1)[row, trees.parents]
 
 
 def _logits(
@@ -115,5 +122,6 @@ def _encode(weights: Any, tokens: Array, mask: Array, *, config: MetroConfig) ->
 
 generate_tokens = Program("generation", _generate, ("config", "max_length", "options"))
 score_trees = Program("scoring", _score, ("config",))
+score_and_compare_trees = Program("scoring", _score_and_compare, ("config",))
 logits = Program("logits", _logits, ("config",))
 encode = Program("encoding", _encode, ("config",))

@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
+from metro_jax.data.t0.summary import evaluation_means
 from metro_jax.training.models import BaseModel, address
 from metro_jax.training.partitioning import PjitPartitioner
 from metro_jax.training.progress import clock
@@ -213,7 +214,7 @@ class TaskEvaluator:
         return [task.name for task in self._evaluator.eval_tasks]
 
     def evaluate(self, params: Any, step: int) -> dict[str, dict[str, float]]:
-        """Task -> metric -> value, for these parameters."""
+        """Task -> metric -> value, for these parameters; of T0 Eval also the means over templates."""
         if not self.tasks:
             return {}
         functions: dict[str, Any] = {
@@ -226,7 +227,8 @@ class TaskEvaluator:
             if method is not None
         }
         metrics, _ = self._evaluator.evaluate(compute_metrics=True, step=step, **functions)
-        return {task: _numbers(values) for task, values in metrics.result().items()}
+        results = {task: _numbers(values) for task, values in metrics.result().items()}
+        return results | evaluation_means(results)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

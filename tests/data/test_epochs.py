@@ -129,3 +129,18 @@ def test_a_task_without_a_cap_comes_whole(folder):
         found = items(source.get_dataset(seed=random.Random(1).randint(1, 99)))
     everything = [(t, i) for t, size in enumerate(SIZES.values()) for i in range(size)]
     assert sorted(found) == sorted(everything * 2)
+
+
+def test_tasks_without_a_split_are_left_out_where_that_is_asked_for(folder, tokenizer):
+    vocabulary = MetroVocabulary(folder / "vocab")
+    records.write_prompted(folder, "small", "test", [("small,0", "yes")] * 3, tokenizer, progress=False)
+    sources = {name: PreparedSource(name, "prompted", vocabulary, folder) for name in SIZES}
+    uncapped = dict.fromkeys(SIZES)
+    whole, partial = epochs.EpochSource(sources, uncapped), epochs.EpochSource(sources, uncapped, partial=True)
+    assert whole.splits == ("train",)
+    assert partial.splits == ("test", "train")
+    assert partial.num_input_examples("test") == len(list(partial.get_dataset("test").take(3))) == 3
+    assert partial.list_shards("test") == sources["small"].list_shards("test")
+    assert partial.num_input_examples("train") == whole.num_input_examples("train")
+    with pytest.raises(FileNotFoundError, match="no split 'test'"):
+        whole.num_input_examples("test")

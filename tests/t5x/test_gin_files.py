@@ -5,8 +5,11 @@ What T5X itself makes of them is in test_commands.py.
 
 import importlib
 import inspect
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from gin import config_parser
@@ -116,3 +119,22 @@ def test_recipes_say_the_same_as_the_native_run_files(name):
             assert native[selector, argument] == value, f"{selector}.{argument}"
             same += 1
     assert same >= 2
+
+
+def test_tasks_bring_no_new_names_once_gin_is_locked():
+    """T5X imports MIXTURE_OR_TASK_MODULE, and asks for the feature converter, after it has parsed and locked gin."""
+    shared = set.intersection(*(set(imports(name).values()) for name in SCRIPTS))
+    known = sorted(module for module in shared if module.startswith("metro_jax"))
+    lines = [
+        *(f"import {module}" for module in known),
+        "import gin",
+        "gin.config._set_config_is_locked(True)",
+        "import metro_jax.tasks.t0",
+        "from metro_jax.training import models",
+        "assert models.EncoderDecoderModel.FEATURE_CONVERTER_CLS",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "METRO_DATA_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -32,7 +32,8 @@ def named(t0_folder, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "split"), [("t0_train", "train"), ("t0_train_epochs", "train"),
-                                             ("t0_train_eval", "validation")])  # fmt: skip
+                                             ("t0_train_eval", "validation"),
+                                             ("t0_train_eval_epochs", "validation")])  # fmt: skip
 @pytest.mark.parametrize("pack", [False, True])
 def test_batches(named, name, split, pack):
     find_task(name, MODULE)
@@ -57,6 +58,34 @@ def test_every_evaluation_template_is_a_ranked_task(named):
     assert {task.name for task in mixture.tasks} <= set(catalogue.evaluation_tasks())
     assert len(mixture.tasks) == 3
     assert all(task.metric_fns for task in mixture.tasks)
+
+
+def test_the_templates_of_one_evaluation_task_are_a_mixture(named):
+    rte = find_task("t0_eval_rte", MODULE)
+    assert {task.name for task in rte.tasks} == {
+        "super_glue_rte_must_be_true_score_eval",
+        "super_glue_rte_can_we_infer_score_eval",
+    }
+    assert rte.num_input_examples("validation") == 48  # rows: 12 examples, 2 choices, 2 templates
+    with pytest.raises(ValueError, match=r"none of its 10 templates is there; .*t0_report\.txt says why"):
+        find_task("t0_eval_wsc", MODULE)
+
+
+def test_validation_tasks_have_the_metrics_of_t0(named):
+    mixture = find_task("t0_train_eval", MODULE)
+    names = {task.name: [metric.__name__ for metric in task.metric_fns] for task in mixture.tasks}
+    assert names == {"glue_mrpc_equivalent": ["accuracy"]}
+
+
+def test_validation_examples_come_once_per_epoch(named):
+    """Of all tasks that have the split; the others are left out, as in the mixture."""
+    task = find_task("t0_train_eval_epochs", MODULE)
+    assert "validation" in task.splits
+    assert task.num_input_examples("validation") == 12
+    sources = [row["inputs_pretokenized"] for row in p3_files.rows("glue_mrpc_equivalent", "validation", 12)]
+    dataset = task.get_dataset(LENGTHS, "validation", shuffle=True, num_epochs=2, seed=3)
+    found = [row["inputs_pretokenized"].decode() for row in dataset.as_numpy_iterator()]
+    assert sorted(found[:12]) == sorted(found[12:]) == sorted(sources)
 
 
 def test_a_mixture_with_missing_tasks_is_refused(named):

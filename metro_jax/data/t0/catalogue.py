@@ -4,7 +4,8 @@ The facts are data files beside this module:
 
 * datasets.csv: the 66 datasets of T0's table, what each is used for, and the size of its training split
   (github.com/bigscience-workshop/t-zero, t0/datasets.csv);
-* templates.csv: the templates of promptsource 0.1.0 for the datasets that are trained on;
+* templates.csv: the templates of promptsource 0.1.0 for the datasets that are trained on, with the metrics they name
+  as far as metro_jax.evaluation.metrics has them;
 * exclusions.json: names that are left out (blacklist) or not evaluated on (train_eval_*), from the same repository;
 * evaluation.json: the templates of T0 Eval.
 
@@ -54,6 +55,7 @@ class Task:
     template: str
     original_task: bool
     answer_choices: bool
+    metrics: tuple[str, ...]  # names of metro_jax.evaluation.metrics; promptsource names none for 16 of them
 
     @property
     def name(self) -> str:
@@ -120,10 +122,17 @@ def tasks() -> tuple[Task, ...]:
             row["template"],
             row["original_task"] == "1",
             row["answer_choices"] == "1",
+            tuple(row["metrics"].split()),
         )
         for row in csv.DictReader(_text("templates.csv").splitlines())
     )
     return tuple(task for task in found if task.name not in excluded)
+
+
+@functools.cache
+def metrics() -> dict[str, tuple[str, ...]]:
+    """Task -> the metrics of its generated answers; accuracy where promptsource names none that there is here."""
+    return {task.name: task.metrics or ("accuracy",) for task in tasks()}
 
 
 @functools.cache

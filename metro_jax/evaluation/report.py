@@ -83,7 +83,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         found.append(f"{BEYOND} the published value lies outside the interval.")
     for average in summary["averages"]:
         if average["missing"]:
-            found.append(f"No {average['over']}: missing {', '.join(average['missing'])}; see --check.")
+            absent = ", ".join(average["missing"])
+            found.append(f"No mean of {average['over']}: there is nothing of {absent} (--check says why).")
     found += _problems(tasks)
     if summary["strangers"]:
         first, places = next(iter(summary["strangers"].items()))

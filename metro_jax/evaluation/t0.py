@@ -147,10 +147,10 @@ def _averages(
     absent = [row["task"] for row in rows if row["status"] == MISSING]
     chosen = {"all 11 tasks": None if absent else present}
     if absent:
-        chosen[f"the {len(present)} tasks that are here"] = present
+        chosen[f"the tasks that are here ({len(present)})"] = present
     fresh = [row["task"] for row in rows if row["task"] in present and not row.get("seen_in_training", True)]
     if fresh and len(fresh) < len(present):
-        chosen[f"the {len(fresh)} tasks here that were not seen in training"] = fresh
+        chosen[f"those not seen in training ({len(fresh)})"] = fresh
     means = {row["task"]: row["mean"] for row in rows if "mean" in row}
     made = []
     for name, tasks in chosen.items():
@@ -160,8 +160,8 @@ def _averages(
             entry["mean"] = float(np.mean([means[task] for task in tasks]))
             # Tasks are drawn independently of each other.
             entry["interval"] = list(statistics.interval(np.mean([replicates[task] for task in tasks], axis=0)))
-            if reference:
-                entry |= _beside(entry, *_published_average(tasks, reference))
+        if reference:
+            entry |= _beside(entry, *_published_average(tasks or [row["task"] for row in rows], reference))
         made.append(entry)
     return made
 

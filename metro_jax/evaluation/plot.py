@@ -126,14 +126,16 @@ def subjects(path: pathlib.Path, summary: Mapping[str, Any]) -> list[pathlib.Pat
         values = [row["accuracy"] for row in rows]
         low = [row["accuracy"] - row["interval"][0] for row in rows]
         high = [row["interval"][1] - row["accuracy"] for row in rows]
-        axis.errorbar(values, places, xerr=[low, high], fmt="o", markersize=2.6, linewidth=0.7, color=COLOURS[0])
+        axis.errorbar(
+            values, places, xerr=[low, high], fmt="o", markersize=2.6, linewidth=0.7, color=COLOURS[0], clip_on=False
+        )
         axis.axvline(summary["chance"], color="0.45", linestyle=(0, (4, 2)), linewidth=0.8, label="chance")
         mean = summary["mean_over_subjects"]
         axis.axvline(mean, color=COLOURS[1], linewidth=1.0, label=f"mean of {len(rows)} subjects: {mean:.1f}")
         axis.set_yticks(list(places), [row["subject"].replace("_", " ") for row in rows], fontsize=6)
         axis.set(xlabel="accuracy (%)", xlim=(0, 100), ylim=(-0.8, len(rows) - 0.2), title=summary["title"])
         axis.grid(axis="x", linewidth=0.3, alpha=0.6)
-        axis.legend(loc="lower right", frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return _save(figure, path)
 
 

@@ -70,7 +70,7 @@ def test_a_folder_of_other_data_is_refused(tmp_path: pathlib.Path) -> None:
 def test_two_processes_cannot_write_the_same_part(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
     one = folder(tmp_path, [])
-    with one.writer(Shard()), pytest.raises(OtherRunError, match="another process.*--shard"), one.writer(Shard()):
+    with one.writer(Shard()), pytest.raises(OtherRunError, match=r"another process.*--shard"), one.writer(Shard()):
         pass
     with one.writer(Shard()):
         pass

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     limits = {"max_source": protocol.max_source, "max_choice": MAX_CHOICE}
     results = Folder(folder, session.identity(model, arguments, _description(protocol, arguments)))
     results.open(_manifest(arguments, folder, judged, asked), examples)
-    finished = session.score(arguments, results, model, examples, shard, **limits)
+    finished = session.score(arguments, results, model, examples, shard, limits)
     session.leave(arguments)
     return report(folder) if finished and (shard.index == 0 or arguments.shard) else 0
 

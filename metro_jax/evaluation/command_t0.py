@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = session.load(arguments)
     results = Folder(folder, session.identity(model, arguments, {**t0.PROTOCOL, **limits()}))
     results.open(manifest(arguments, folder, data), examples)
-    finished = session.score(arguments, results, model, examples, shard, **limits())
+    finished = session.score(arguments, results, model, examples, shard, limits())
     session.leave(arguments)
     return report(folder) if finished and (shard.index == 0 or arguments.shard) else 0
 

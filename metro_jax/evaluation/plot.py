@@ -9,7 +9,7 @@ TITLES = {
     "rte": "RTE", "cb": "CB", "anli_r1": "ANLI R1", "anli_r2": "ANLI R2", "anli_r3": "ANLI R3", "wsc": "WSC",
     "winogrande": "Winogrande", "copa": "COPA", "story_cloze": "StoryCloze", "hellaswag": "HellaSwag", "wic": "WiC",
 }  # fmt: skip
-STYLE = {
+STYLE: Any = {
     "font.family": "serif", "font.size": 8, "axes.titlesize": 9, "axes.linewidth": 0.6, "xtick.labelsize": 8,
     "ytick.labelsize": 7, "pdf.fonttype": 42, "savefig.dpi": 300, "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip

@@ -98,11 +98,25 @@ def merged(folder: pathlib.Path, name: str, now: Mapping[str, Mapping[str, Any]]
 
 
 def score(
-    arguments: argparse.Namespace, folder: Folder, model: Any, examples: Sequence[Example], shard: Shard, **limits: int
+    arguments: argparse.Namespace,
+    folder: Folder,
+    model: Any,
+    examples: Sequence[Example],
+    shard: Shard,
+    limits: Mapping[str, int],
 ) -> bool:
     """Scores this process's share; True when, then, the results of all processes are there."""
     start, before = time.monotonic(), len(folder.scores)
-    done = run.score(model, folder, examples, shard, batch_size=arguments.batch_size, **limits)
+    size = arguments.batch_size
+    done = run.score(
+        model,
+        folder,
+        examples,
+        shard,
+        batch_size=size,
+        max_source=limits["max_source"],
+        max_choice=limits["max_choice"],
+    )
     if done:
         seconds = time.monotonic() - start
         print(f"{done} examples in {seconds:.1f} s, {done / seconds:.1f} per second", file=sys.stderr)

@@ -30,6 +30,7 @@ DATA = [
     "zstandard",
 ]
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
+EVALUATION = ["matplotlib", "pyarrow", "scipy"]  # plots, P3 and MMLU as parquet, intervals and tests
 TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
@@ -43,15 +44,19 @@ setup(
     # `tasks` and `gin_configs` live at the top level for people, but a package called plain `tasks` would collide.
     packages=[*find_packages(include=["metro_jax", "metro_jax.*"]), "metro_jax.tasks", "metro_jax.gin_configs"],
     package_dir={"metro_jax.tasks": "tasks", "metro_jax.gin_configs": "gin_configs"},
-    package_data={"metro_jax": ["py.typed", "data/t0/*.csv", "data/t0/*.json"], "metro_jax.gin_configs": ["**/*.gin"]},
+    package_data={
+        "metro_jax": ["py.typed", "data/t0/*.csv", "data/t0/*.json", "evaluation/*.json"],
+        "metro_jax.gin_configs": ["**/*.gin"],
+    },
     install_requires=CORE,
     extras_require={
         "train": TRAINING,
         "data": DATA,
         "beam": DATA + BEAM,
         "tpu": ["jax[tpu]"],
+        "eval": EVALUATION,
         "test": TEST,
-        "all": TRAINING + DATA + BEAM + TEST,
+        "all": TRAINING + DATA + BEAM + EVALUATION + TEST,
     },
     entry_points={"console_scripts": ["metro-jax=metro_jax.cli:main"]},
 )

@@ -16,6 +16,9 @@ TOKENS_PER_BATCH = 16384  # and its sources: 403 MB of float32 attention scores 
 TREE_BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, NODES_PER_BATCH)
 
 
+LABEL_BUCKETS = (8, 16, 32, 64, 128, 256, 512, NODES_PER_BATCH)  # padding labels costs little, a new shape seconds
+
+
 class Batch(NamedTuple):
     """Numbers of the inputs in it, and their padded tokens; surplus rows repeat the first input, to end with it."""
 
@@ -110,11 +113,11 @@ def tree(targets: Sequence[Sequence[int]], start: int) -> Tree:
 
 
 def tree_bucket(targets: Sequence[Sequence[int]]) -> int:
-    """A bucket that holds nodes and labels of the tree of these targets.
+    """A bucket that holds nodes and labels of the tree of these targets: the batches it can be in.
 
     A target of n tokens adds at most n - 1 nodes, so there are never more nodes than labels, the start token included.
     """
-    return bucket_length(sum(map(len, targets)), TREE_BUCKETS)
+    return bucket_length(sum(map(len, targets)), LABEL_BUCKETS)
 
 
 class ScoringBatch(NamedTuple):

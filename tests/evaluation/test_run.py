@@ -87,7 +87,7 @@ def test_scores_do_not_depend_on_buckets(
 ) -> None:
     from metro_jax.inference import batching
 
-    monkeypatch.setattr(batching, "TREE_BUCKETS", (300, batching.NODES_PER_BATCH))
+    monkeypatch.setattr(batching, "LABEL_BUCKETS", (300, batching.NODES_PER_BATCH))
     monkeypatch.setattr(
         batching, "bucket_length", lambda n, buckets=None, maximum=1024: 512 if not buckets else max(n, 300)
     )

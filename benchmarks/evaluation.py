@@ -33,6 +33,7 @@ from metro_jax.inference import MetroT0
 from metro_jax.text.tokenizer import MetroTokenizer
 
 AGREE = 1e-2  # of sums of log-probabilities near -10 per token, float32
+EOS = 2
 BATCH = 8  # the reference's (spec 8.1)
 #: Task -> words of the prompt, their spread, words of a choice; None where all examples have the same short choices.
 SHAPES: dict[str, tuple[int, int, int | None]] = {
@@ -53,17 +54,17 @@ def write_data(folder: pathlib.Path, words: list[str], examples: int, templates:
         for template in row.templates[:templates]:
             for index in range(examples):
                 count = max(8, round(rng.gauss(mean, spread)))
-                choices = list(LABELS[row.choices - 2])
-                if choice is not None:
-                    choices = [
-                        " ".join(rng.choices(words, k=max(1, round(rng.gauss(choice, choice / 4)))))
-                        for _ in range(row.choices)
-                    ]
+                choices = list(LABELS[row.choices - 2]) if choice is None else endings(rng, words, choice, row.choices)
                 text = " ".join(rng.choices(words, k=count))
                 lines.append(
                     {"template": template, "index": index, "input": text, "choices": choices, "target": choices[0]}
                 )
         (folder / f"{row.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def endings(rng: random.Random, words: list[str], length: int, count: int) -> list[str]:
+    """Choices that differ in every example."""
+    return [" ".join(rng.choices(words, k=max(1, round(rng.gauss(length, length / 4))))) for _ in range(count)]
 
 
 def read_data(folder: str, templates: int, examples: int) -> dict[str, dict[str, list[Any]]]:
@@ -78,31 +79,34 @@ def read_data(folder: str, templates: int, examples: int) -> dict[str, dict[str,
 
 
 def peer(arguments: argparse.Namespace) -> None:
-    """The reference's procedure for one template, in a process of its own; prints times and scores."""
+    """The reference's procedure in a process of its own; prints times and scores."""
     start = time.perf_counter()
     import bart_peer
 
     torch, transformers = bart_peer.import_peer()
     model = transformers.BartForConditionalGeneration.from_pretrained(arguments.peer_model).float().eval()
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
-    examples = read_data(arguments.data, 10**6, arguments.examples)[arguments.task][arguments.template]
-    loaded = time.perf_counter()
-    scores: list[list[float]] = []
-    for begin in range(0, len(examples), BATCH):
-        batch = examples[begin : begin + BATCH]
-        count = len(batch[0].choices)
-        sources = [tokenizer.encode(e.prompt, max_length=512) for e in batch for _ in range(count)]
-        labels = [tokenizer.encode_choice(choice) for e in batch for choice in e.choices]
-        source, target = padded(torch, sources), padded(torch, labels)
-        with torch.inference_mode():
-            begins = torch.full_like(target[:, :1], bart_peer.EOS)
-            inputs = torch.cat([begins, target[:, :-1]], dim=1)
-            found = model(input_ids=source, attention_mask=(source != 0).long(), decoder_input_ids=inputs)
-            tokens = found.logits.log_softmax(-1).gather(-1, target[..., None])[..., 0]
-            sums = torch.where(target != 0, tokens, 0.0).sum(-1).reshape(len(batch), count)
-        scores += sums.tolist()
-    done = time.perf_counter()
-    print(json.dumps({"load": loaded - start, "score": done - loaded, "scores": scores}))
+    data = read_data(arguments.data, arguments.templates, arguments.examples)
+    said: dict[str, Any] = {"load": time.perf_counter() - start, "seconds": {}, "scores": {}}
+    for task in [arguments.task] if arguments.task else data:
+        start = time.perf_counter()
+        batches = [own[n : n + BATCH] for own in data[task].values() for n in range(0, len(own), BATCH)]
+        said["scores"][task] = [row for batch in batches for row in peer_scores(torch, model, tokenizer, batch)]
+        said["seconds"][task] = time.perf_counter() - start
+    print(json.dumps(said))
+
+
+def peer_scores(torch: Any, model: Any, tokenizer: MetroTokenizer, batch: list[Any]) -> list[list[float]]:
+    """Scores of one batch: the input repeated for every choice, padded to the longest (spec 8.1)."""
+    count = len(batch[0].choices)
+    source = padded(torch, [tokenizer.encode(e.prompt, max_length=512) for e in batch for _ in range(count)])
+    target = padded(torch, [tokenizer.encode_choice(choice) for e in batch for choice in e.choices])
+    with torch.inference_mode():
+        starts = torch.full_like(target[:, :1], EOS)
+        inputs = torch.cat([starts, target[:, :-1]], dim=1)
+        found = model(input_ids=source, attention_mask=(source != 0).long(), decoder_input_ids=inputs)
+        tokens = found.logits.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+        return torch.where(target != 0, tokens, 0.0).sum(-1).reshape(len(batch), count).tolist()
 
 
 def padded(torch: Any, rows: list[list[int]]) -> Any:
@@ -113,28 +117,35 @@ def padded(torch: Any, rows: list[list[int]]) -> Any:
     return torch.from_numpy(made)
 
 
-def in_process(command: list[str], **environment: str) -> tuple[float, str]:
+def in_process(command: list[str]) -> tuple[float, str]:
     """Seconds that a command takes from its start to its end, and what it says."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"a measured process failed:\n{done.stderr}")
     return time.perf_counter() - start, done.stdout
 
 
-def measure_peer(
-    arguments: argparse.Namespace, data: dict[str, Any], root: pathlib.Path
-) -> dict[str, list[dict[str, Any]]]:
-    """Task -> results of the templates, each in a process of its own."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for task, templates in data.items():
-        for template in templates:
-            command = [sys.executable, __file__, "--side", "peer", "--peer-model", str(root / "peer"), "--task", task]
-            command += ["--template", template, "--vocab", arguments.vocab, "--data", arguments.data]
-            wall, said = in_process([*command, "--examples", str(arguments.examples)])
-            found.setdefault(task, []).append({**json.loads(said.splitlines()[-1]), "wall": wall})
-            print(f"peer  {task:12} {wall:6.1f} s, of which scoring {found[task][-1]['score']:6.1f} s", flush=True)
-    return found
+def measure_peer(arguments: argparse.Namespace, root: pathlib.Path) -> tuple[dict[str, Any], float]:
+    """Times and scores of all tasks, and the seconds that a process takes beside scoring: the median of --loads."""
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        "peer",
+        "--peer-model",
+        str(root / "peer"),
+        "--vocab",
+        arguments.vocab,
+    ]
+    command += ["--data", arguments.data, "--examples", str(arguments.examples)]
+    beside = []
+    for _ in range(arguments.loads):
+        wall, said = in_process([*command, "--task", "copa"])
+        beside.append(wall - json.loads(said.splitlines()[-1])["seconds"]["copa"])
+    print(f"peer: start and load {', '.join(f'{seconds:.1f}' for seconds in beside)} s", flush=True)
+    _, said = in_process([*command, "--templates", str(arguments.templates)])
+    return json.loads(said.splitlines()[-1]), float(np.median(beside))
 
 
 def measure_ours(model: MetroT0, data: dict[str, Any], count: int) -> tuple[dict[str, float], dict[str, list[Any]]]:
@@ -157,10 +168,10 @@ def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
     """The same random weights in both forms, float16 as published, and the examples."""
     import bart_peer
 
-    config = models.SHAPES[arguments.shape](padding="hub")
+    tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
+    config = models.SHAPES[arguments.shape](padding="hub").replace(vocab_size=tokenizer.vocab_size)
     params = models.random_params(config, arguments.seed)
     params = {name: _half(tree) for name, tree in params.items()}
-    tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
     MetroT0(config, params, tokenizer).save_pretrained(root / "model", dtype="float16")
     bart_peer.bart(config, params, "float32").half().save_pretrained(root / "peer")
     if arguments.data is not None:  # the measured part of it, so that both sides read the same
@@ -188,31 +199,29 @@ def _half(tree: Any) -> Any:
 
 
 def report(
-    data: dict[str, Any], theirs: dict[str, list[dict[str, Any]]], ours: dict[str, float], whole: float, warm: float
+    data: dict[str, Any], theirs: dict[str, float], load: float, ours: dict[str, float], cold: float, warm: float
 ) -> None:
     """Examples per second, per task and for the whole set."""
     print(f"\n{'task':12} {'torch':>9} {'metro_jax':>9}  examples per second, without loading")
-    rates: dict[str, tuple[float, float]] = {}
+    rows = {row.name: row for row in catalogue.evaluations()}
+    fixed = max(0.0, cold - sum(ours.values()))
+    totals = [0.0, fixed]
     for task, templates in data.items():
         count = sum(map(len, templates.values()))
-        slow, fast = sum(row["score"] for row in theirs[task]) / count, ours[task] / count
-        rates[task] = slow, fast
+        slow, fast = theirs[task] / count, ours[task] / count
         print(f"{task:12} {1 / slow:9.2f} {1 / fast:9.2f}  metro_jax is {slow / fast:.2f} times as fast")
-    walls = [row["wall"] for rows in theirs.values() for row in rows]
+        totals[0] += len(rows[task].templates) * (load + rows[task].examples * slow)
+        totals[1] += len(rows[task].templates) * rows[task].examples * fast
+    processes = sum(map(len, data.values()))
+    part = sum(theirs.values()) + processes * load
     print(
-        f"this part, from the first process to the last: torch {sum(walls):.1f} s in {len(walls)} processes,", end=" "
+        f"this part with loading: torch {part:.1f} s in {processes} processes that take {load:.1f} s to start and load;"
     )
-    print(f"metro_jax {whole:.1f} s with nothing compiled ({sum(walls) / whole:.2f} times as fast),", end=" ")
-    print(f"{warm:.1f} s with programs kept from a run before ({sum(walls) / warm:.2f} times)")
-    rows = {row.name: row for row in catalogue.evaluations()}
-    overhead = float(np.median([row["wall"] - row["score"] for own in theirs.values() for row in own]))
-    peer_total = sum(len(rows[t].templates) * (overhead + rows[t].examples * slow) for t, (slow, _) in rates.items())
-    own_fixed = whole - sum(ours.values())
-    own_total = own_fixed + sum(len(rows[t].templates) * rows[t].examples * fast for t, (_, fast) in rates.items())
+    print(f"  metro_jax {cold:.1f} s with nothing compiled before: {part / cold:.2f} times as fast")
+    print(f"  metro_jax {warm:.1f} s with the programs of an earlier run: {part / warm:.2f} times as fast")
     print(
-        f"whole set, computed from these rates: torch {peer_total / 3600:.1f} h ({overhead:.1f} s of start and load in "
-        f"each process), metro_jax {own_total / 3600:.1f} h ({own_fixed:.1f} s of start, load and compilation), "
-        f"{peer_total / own_total:.2f} times as fast"
+        f"whole set with loading, computed from these rates: torch {totals[0] / 3600:.1f} h, metro_jax "
+        f"{totals[1] / 3600:.1f} h, {fixed:.1f} s of it start, load and compilation: {totals[0] / totals[1]:.2f} times"
     )
 
 
@@ -224,24 +233,23 @@ def main() -> None:
     print(rounds.machine("jax", "torch", "transformers"))
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
+        os.environ["METRO_JAX_CACHE"] = str(root / "cache")  # empty at first, and not the user's
         prepare(arguments, root)
         arguments.data = str(root / "data")
         data = read_data(arguments.data, arguments.templates, arguments.examples)
         print(f"{arguments.shape}, float32, {sum(len(e) for own in data.values() for e in own.values())} examples")
-        theirs = measure_peer(arguments, data, root)
+        theirs, load = measure_peer(arguments, root)
         command = [sys.executable, "-m", "metro_jax.cli", "eval", "t0", str(root / "model"), "--data", arguments.data]
-        cache = {"METRO_JAX_CACHE": str(root / "cache")}
-        whole, _ = in_process([*command, "--out", str(root / "out")], **cache)
-        warm, _ = in_process([*command, "--out", str(root / "again")], **cache)
-        os.environ.update(cache)
+        cold, _ = in_process([*command, "--out", str(root / "out")])
+        warm, _ = in_process([*command, "--out", str(root / "again")])
         ours, scores = measure_ours(MetroT0.from_pretrained(root / "model"), data, arguments.rounds)
         for task, rows in scores.items():
-            expected = [values for row in theirs[task] for values in row["scores"]]
-            off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in zip(rows, expected, strict=True))
+            pairs = zip(rows, theirs["scores"][task], strict=True)
+            off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
             if not off <= AGREE:
                 raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
         print(f"all scores equal to {AGREE:g}")
-        report(data, theirs, ours, whole, warm)
+        report(data, theirs["seconds"], load, ours, cold, warm)
 
 
 def parse() -> argparse.Namespace:
@@ -251,15 +259,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="FOLDER", help="real examples, as `metro-jax eval t0 --data` takes them")
     parser.add_argument("--examples", type=int, default=16, help="per template (default: %(default)s)")
     parser.add_argument("--templates", type=int, default=1, help="per task (default: %(default)s)")
+    parser.add_argument("--loads", type=int, default=3, help="processes to time loading with (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of ours (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and examples (default: %(default)s)")
     hidden = {"help": argparse.SUPPRESS}
     parser.add_argument("--side", choices=("both", "peer"), default="both", **hidden)
-    for name in ("--peer-model", "--task", "--template"):
+    for name in ("--peer-model", "--task"):
         parser.add_argument(name, **hidden)
     arguments = parser.parse_args()
-    if min(arguments.examples, arguments.templates, arguments.rounds) < 1:
-        parser.error("--examples, --templates and --rounds must be at least 1")
+    if min(arguments.examples, arguments.templates, arguments.rounds, arguments.loads) < 1:
+        parser.error("--examples, --templates, --rounds and --loads must be at least 1")
     return arguments
 
 

@@ -17,15 +17,18 @@ def read(arguments: argparse.Namespace) -> tuple[dict[str, Any], Data]:
 
     tasks = t0_data.wanted(arguments.tasks, arguments.templates)
     folder = pathlib.Path(arguments.data)
+    problems: dict[str, str] = {}
     if arguments.render:
         from metro_jax.data.t0.render import render_missing
 
-        for task, reason in render_missing(folder, pathlib.Path(arguments.render), ["t0_eval"], arguments.seed).items():
-            if not task.endswith("_score_eval"):
-                print(f"not rendered: {task}: {reason}", file=sys.stderr)
+        problems = render_missing(folder, pathlib.Path(arguments.render), ["t0_eval"], arguments.seed)
     with rich.progress.Progress(transient=True, console=_stderr()) as bar:
         line = bar.add_task("reading", total=sum(len(row.templates) for row in tasks.values()))
-        return tasks, t0_data.read(folder, tasks, arguments.limit, lambda _: bar.advance(line))
+        data = t0_data.read(folder, tasks, arguments.limit, lambda _: bar.advance(line))
+    for task, template in data.missing:
+        name = tasks[task].tasks[template]
+        data.missing[task, template] = problems.get(name, data.missing[task, template])
+    return tasks, data
 
 
 def _stderr() -> Any:

@@ -151,3 +151,19 @@ def test_mmlu_from_questions_to_report(tiny: str, tmp_path: pathlib.Path, capsys
     assert cli.main(["eval", "report", str(tmp_path / "five")]) == 0
     names = {"results.json", "subjects.csv", "report.md", "subjects.pdf", "subjects.png"}
     assert names <= {path.name for path in (tmp_path / "five").iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_missing_is_rendered(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("promptsource", reason="promptsource is no dependency of this project; with it this test runs")
+    original = tmp_path / "originals" / "story_cloze" / "2016" / "validation.jsonl"
+    original.parent.mkdir(parents=True)
+    row = {f"input_sentence_{n}": f"Sentence {n}." for n in range(1, 5)}
+    row |= {"sentence_quiz1": "It ends well.", "sentence_quiz2": "It ends badly.", "answer_right_ending": 2}
+    original.write_text(json.dumps(row) + "\n")
+    command = ["eval", "t0", "--check", "--data", str(tmp_path / "p3"), "--render", str(tmp_path / "originals")]
+    assert cli.main([*command, "--tasks", "story_cloze", "rte"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "│story_cloze │ incomplete │ 5 │ 1 │ 1871 │ 0 │ parquet│" in said
+    assert "rte, template 'MNLI crowdsource': not in P3, and its original is not at" in said

@@ -1,11 +1,14 @@
 """Scoring: every example that a result folder lacks, in batches across templates and tasks."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from metro_jax.evaluation.examples import Example
 from metro_jax.evaluation.progress import Progress
 from metro_jax.evaluation.results import Folder, Shard
+
+MANY = 5000  # prompts whose encoding takes so long, a second or more, that it is announced
 
 
 def score(
@@ -29,6 +32,8 @@ def score(
     texts, choices = [example.prompt for example in todo], [example.choices for example in todo]
     limits = {"max_source": max_source, "max_choice": max_choice}
     batches = model.rank_batches(texts, choices, **limits, batch_size=batch_size, progress=False)
+    if progress is not False and len(todo) >= MANY:
+        print(f"encoding {len(todo)} prompts", file=sys.stderr)
     with folder.writer(shard) as writer, Progress(todo, len(shard.part(examples)) - len(todo), progress) as bar:
         for batch in batches:
             done = [(todo[n], ranking.scores, ranking.best) for n, ranking in batch]

@@ -141,11 +141,12 @@ def test_mmlu_from_questions_to_report(tiny: str, tmp_path: pathlib.Path, capsys
     command = ["eval", "mmlu", tiny, "--data", str(tmp_path / "data")]
     assert cli.main([*command, "--out", str(tmp_path / "metro"), "--subjects", "jurisprudence"]) == 0
     assert "2 of 1531" in capsys.readouterr().out
-    assert cli.main([*command, "--out", str(tmp_path / "five"), "--protocol", "five-shot", "--limit", "1"]) == 0
+    few = ["--subjects", "jurisprudence", "--limit", "1"]
+    assert cli.main([*command, "--out", str(tmp_path / "five"), "--protocol", "five-shot", *few]) == 0
     found = json.loads((tmp_path / "five" / "results.json").read_text())
-    assert found["examples"] == {"scored": 3, "of": 3}
+    assert found["examples"] == {"scored": 1, "of": 1}
     assert (found["protocol"]["split"], found["protocol"]["shots"]) == ("test", 5)
-    assert sum(found["shots"].values()) == 3
+    assert sum(found["shots"].values()) == 1
     assert cli.main([*command, "--out", str(tmp_path / "metro"), "--protocol", "test"]) == 2
     assert "protocol name was 'metro' and is 'test'" in capsys.readouterr().err
     assert cli.main(["eval", "report", str(tmp_path / "five")]) == 0

@@ -72,7 +72,7 @@ def test_scores_and_accuracy_equal_the_reference(
 def test_scores_depend_on_neither_batch_nor_order_nor_company(
     model: metro_jax.MetroT0, examples: list[Example], expected: dict, tmp_path: pathlib.Path
 ) -> None:
-    few = examples[::4]  # each size of batch is compiled anew
+    few = examples[::7]  # each size of batch is compiled anew
     theirs = {example.key: expected[example.key] for example in few}
     assert_same(scored(tmp_path / "one", model, few, batch_size=1), theirs)
     assert_same(scored(tmp_path / "few", model, few), theirs)
@@ -122,7 +122,7 @@ def test_a_run_goes_on_where_it_was_stopped(
                     raise Stopped
                 yield batch
 
-    few = examples[::4]
+    few = examples[::7]
     with pytest.raises(Stopped):
         scored(tmp_path, Stopping(), few, batch_size=1)
     folder = Folder(tmp_path, {"model": "tiny"})
@@ -136,7 +136,7 @@ def test_a_run_goes_on_where_it_was_stopped(
 def test_shards_together_are_the_whole(
     model: metro_jax.MetroT0, examples: list[Example], expected: dict, tmp_path: pathlib.Path
 ) -> None:
-    few = examples[::4]
+    few = examples[::7]
     for n in range(3):
         scored(tmp_path, model, few, Shard(n, 3), batch_size=1)
     folder = Folder(tmp_path, {"model": "tiny"})
@@ -148,7 +148,7 @@ def test_shards_together_are_the_whole(
 def test_scores_do_not_depend_on_the_number_of_devices(
     golden_dir: pathlib.Path, examples: list[Example], expected: dict, tmp_path: pathlib.Path
 ) -> None:
-    few = examples[::6]
+    few = examples[::9]
     texts, choices = [e.prompt for e in few], [list(e.choices) for e in few]
     (tmp_path / "few.json").write_text(json.dumps([texts, choices]))
     code = f"""

@@ -149,7 +149,6 @@ def test_mmlu_from_questions_to_report(tiny: str, tmp_path: pathlib.Path, capsys
     assert sum(found["shots"].values()) == 1
     assert cli.main([*command, "--out", str(tmp_path / "metro"), "--protocol", "test"]) == 2
     assert "protocol name was 'metro' and is 'test'" in capsys.readouterr().err
-    assert cli.main(["eval", "report", str(tmp_path / "five")]) == 0
     names = {"results.json", "subjects.csv", "report.md", "subjects.pdf", "subjects.png"}
     assert names <= {path.name for path in (tmp_path / "five").iterdir()}
 

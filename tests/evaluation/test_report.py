@@ -61,13 +61,12 @@ def test_the_terminal_shows_the_whole_table(folder: pathlib.Path, capsys: pytest
     assert "…" not in said.split("interval: 95")[0]
 
 
-def test_plots_of_one_and_of_several(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_plots_of_several_results(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     summary = t0.summarize(folder, resamples=20)
-    for count in (1, 3):
-        files = plot.tasks(tmp_path / f"of_{count}", [summary] * count, [f"model {n}" for n in range(count)])
-        assert [file.suffix for file in files] == [".pdf", ".png"]
-        assert files[0].read_bytes().startswith(b"%PDF")
-        assert files[1].read_bytes().startswith(b"\x89PNG")
+    files = plot.tasks(tmp_path / "three", [summary] * 3, ["first", "second", "third"])
+    assert [file.name for file in files] == ["three.pdf", "three.png"]
+    assert files[0].read_bytes().startswith(b"%PDF")
+    assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_template_is_a_dot(folder: pathlib.Path) -> None:

@@ -126,7 +126,9 @@ def in_process(command: list[str]) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
-def measure_peer(arguments: argparse.Namespace, root: pathlib.Path) -> tuple[dict[str, Any], float]:
+def measure_peer(
+    arguments: argparse.Namespace, data: dict[str, Any], root: pathlib.Path
+) -> tuple[dict[str, Any], float]:
     """Times and scores of all tasks, and the seconds that a process takes beside scoring: the median of --loads."""
     command = [
         sys.executable,
@@ -141,8 +143,8 @@ def measure_peer(arguments: argparse.Namespace, root: pathlib.Path) -> tuple[dic
     command += ["--data", arguments.data, "--examples", str(arguments.examples)]
     beside = []
     for _ in range(arguments.loads):
-        wall, said = in_process([*command, "--task", "copa"])
-        beside.append(wall - json.loads(said.splitlines()[-1])["seconds"]["copa"])
+        wall, said = in_process([*command, "--task", next(iter(data))])
+        beside.append(wall - sum(json.loads(said.splitlines()[-1])["seconds"].values()))
     print(f"peer: start and load {', '.join(f'{seconds:.1f}' for seconds in beside)} s", flush=True)
     _, said = in_process([*command, "--templates", str(arguments.templates)])
     return json.loads(said.splitlines()[-1]), float(np.median(beside))
@@ -220,7 +222,7 @@ def report(
     print(f"  metro_jax {cold:.1f} s with nothing compiled before: {part / cold:.2f} times as fast")
     print(f"  metro_jax {warm:.1f} s with the programs of an earlier run: {part / warm:.2f} times as fast")
     print(
-        f"whole set with loading, computed from these rates: torch {totals[0] / 3600:.1f} h, metro_jax "
+        f"all examples of these tasks with loading, computed from these rates: torch {totals[0] / 3600:.1f} h, metro_jax "
         f"{totals[1] / 3600:.1f} h, {fixed:.1f} s of it start, load and compilation: {totals[0] / totals[1]:.2f} times"
     )
 
@@ -237,8 +239,11 @@ def main() -> None:
         prepare(arguments, root)
         arguments.data = str(root / "data")
         data = read_data(arguments.data, arguments.templates, arguments.examples)
+        for task in set(data) - set(arguments.tasks or data):
+            (root / "data" / f"{task}.jsonl").unlink()
+        data = {task: own for task, own in data.items() if task in (arguments.tasks or data)}
         print(f"{arguments.shape}, float32, {sum(len(e) for own in data.values() for e in own.values())} examples")
-        theirs, load = measure_peer(arguments, root)
+        theirs, load = measure_peer(arguments, data, root)
         command = [sys.executable, "-m", "metro_jax.cli", "eval", "t0", str(root / "model"), "--data", arguments.data]
         cold, _ = in_process([*command, "--out", str(root / "out")])
         warm, _ = in_process([*command, "--out", str(root / "again")])
@@ -257,6 +262,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vocab", required=True, metavar="FOLDER", help="sp.model and dict.txt of the shape's size")
     parser.add_argument("--shape", choices=models.SHAPES, default="base_pp", help="sizes (default: %(default)s)")
     parser.add_argument("--data", metavar="FOLDER", help="real examples, as `metro-jax eval t0 --data` takes them")
+    parser.add_argument("--tasks", nargs="+", choices=SHAPES, metavar="NAME", help="some of the 11 (default: all)")
     parser.add_argument("--examples", type=int, default=16, help="per template (default: %(default)s)")
     parser.add_argument("--templates", type=int, default=1, help="per task (default: %(default)s)")
     parser.add_argument("--loads", type=int, default=3, help="processes to time loading with (default: %(default)s)")

@@ -222,7 +222,7 @@ def report(
     print(f"  metro_jax {cold:.1f} s with nothing compiled before: {part / cold:.2f} times as fast")
     print(f"  metro_jax {warm:.1f} s with the programs of an earlier run: {part / warm:.2f} times as fast")
     print(
-        f"all examples of these tasks with loading, computed from these rates: torch {totals[0] / 3600:.1f} h, metro_jax "
+        f"all examples of these tasks with loading, from these rates: torch {totals[0] / 3600:.1f} h, metro_jax "
         f"{totals[1] / 3600:.1f} h, {fixed:.1f} s of it start, load and compilation: {totals[0] / totals[1]:.2f} times"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from metro_jax.evaluation import plot, published, session, t0, t0_data
 from metro_jax.evaluation import report as reports
-from metro_jax.evaluation.results import Folder
+from metro_jax.evaluation.results import RUN, Folder, read_json
 from metro_jax.evaluation.t0_data import Data
 
 
@@ -82,7 +82,9 @@ def manifest(arguments: argparse.Namespace, folder: pathlib.Path, data: Data) ->
     for task, row in made["templates"].items():
         for template in row:
             made["missing"].get(task, {}).pop(template, None)
-    choose_reference(made, arguments.published, arguments.trained_on, arguments.model)
+    before = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    name = arguments.published or before.get("published")  # what an earlier run was told still holds
+    choose_reference(made, name, arguments.trained_on or before.get("trained_on"), arguments.model)
     return made
 
 

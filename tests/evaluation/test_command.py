@@ -33,9 +33,11 @@ def test_t0_scores_reports_and_goes_on(
     assert cli.main(command) == 0
     assert "scored already" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == before
-    # More templates of another task in the same folder: what is there stays in the report.
-    assert cli.main([*command, "--tasks", "cb", "--templates", "can we infer"]) == 0
-    tasks = {row["task"]: row for row in json.loads((tmp_path / "results.json").read_text())["tasks"]}
+    # Another task in the same folder: what is there stays in the report, and so does what it is compared with.
+    assert cli.main([*t0(tiny, data, tmp_path), "--tasks", "cb", "--templates", "can we infer"]) == 0
+    after = json.loads((tmp_path / "results.json").read_text())
+    tasks = {row["task"]: row for row in after["tasks"]}
+    assert after["published"] == "t0pp_basepp"
     assert (tasks["rte"]["templates_done"], tasks["cb"]["templates_done"]) == (10, 1)
     assert cli.main(["eval", "report", str(tmp_path), "--published", "t0_base"]) == 0
     assert "published: t0_base" in capsys.readouterr().out

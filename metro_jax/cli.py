@@ -26,7 +26,7 @@ USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 # What the user can mend: bad values, missing files and packages. Conversion and vocabulary errors are among them.
 MENDABLE = (ValueError, TypeError, OSError, ImportError)
 
-REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*(?:;.*extra == [\"'](?P<extra>\w+)[\"'])?")
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*(?:;.*extra == [\"'](?P<extra>[\w-]+)[\"'])?")
 IMPORTED = ("tensorflow", "seqio")  # whose versions must fit those of other packages
 
 

@@ -31,8 +31,9 @@ DATA = [
     "zstandard",
 ]
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
+EVALUATION = ["matplotlib", "pyarrow", "scipy"]  # plots, P3 and MMLU as parquet, intervals and tests
 HARNESS = ["lm-eval"]  # EleutherAI's lm-evaluation-harness: no torch, but datasets, pandas and scikit-learn, 250 MB
-TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
+TEST = ["beartype", "build", "ipykernel", "nbclient", "nbformat", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
     name="metro_jax",
@@ -45,17 +46,21 @@ setup(
     # `tasks` and `gin_configs` live at the top level for people, but a package called plain `tasks` would collide.
     packages=[*find_packages(include=["metro_jax", "metro_jax.*"]), "metro_jax.tasks", "metro_jax.gin_configs"],
     package_dir={"metro_jax.tasks": "tasks", "metro_jax.gin_configs": "gin_configs"},
-    package_data={"metro_jax": ["py.typed", "data/t0/*.csv", "data/t0/*.json"], "metro_jax.gin_configs": ["**/*.gin"]},
+    package_data={
+        "metro_jax": ["py.typed", "data/t0/*.csv", "data/t0/*.json", "evaluation/*.json"],
+        "metro_jax.gin_configs": ["**/*.gin"],
+    },
     install_requires=CORE,
     extras_require={
         "train": TRAINING + METRICS,
         "metrics": METRICS,
         "data": DATA,
         "beam": DATA + BEAM,
+        "eval": EVALUATION,
         "harness": HARNESS,
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]", "google-cloud-storage"],  # Orbax asks a bucket what kind it is
         "test": TEST,
-        "all": TRAINING + METRICS + DATA + BEAM + HARNESS + TEST,
+        "all": TRAINING + METRICS + DATA + BEAM + EVALUATION + HARNESS + TEST,
     },
     entry_points={"console_scripts": ["metro-jax=metro_jax.cli:main"]},
 )

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from metro_jax.convert import command as convert_command
 from metro_jax.data import command as data_command
+from metro_jax.evaluation import command as evaluation_command
 from metro_jax.inference import command as inference_command
 from metro_jax.version import __version__
 
@@ -25,7 +26,7 @@ USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 # What the user can mend: bad values, missing files and packages. Conversion and vocabulary errors are among them.
 MENDABLE = (ValueError, TypeError, OSError, ImportError)
 
-REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*(?:;.*extra == [\"'](?P<extra>\w+)[\"'])?")
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*(?:;.*extra == [\"'](?P<extra>[\w-]+)[\"'])?")
 IMPORTED = ("tensorflow", "seqio")  # whose versions must fit those of other packages
 
 
@@ -78,10 +79,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
+    from metro_jax import compile_cache
+    from metro_jax.convert import download
+
     print(f"metro_jax {__version__}, Python {platform.python_version()}, {platform.platform()}")
     print(f"memory    {_memory()}")
     devices = jax.devices()
     print(f"devices   {len(devices)} x {devices[0].device_kind} ({jax.default_backend()}), {os.cpu_count()} CPU cores")
+    print(f"programs  {compile_cache.describe()}")
+    print(f"models    {download.describe_cache()}")
     broken = [name for extra in ("core", "train", "test") for name in _show_packages(extra)]
     for name in broken:
         print(f"trouble   {name}")
@@ -146,6 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     convert_command.add_parser(commands)
     data_command.add_parser(commands)
+    evaluation_command.add_parser(commands)
     command("doctor", _doctor, "Versions, devices, memory, and which extras are installed.")
     return parser
 

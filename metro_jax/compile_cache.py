@@ -65,6 +65,16 @@ def kept_in() -> str | None:
     return getattr(jax.config, "jax_compilation_cache_dir", None)
 
 
+def describe() -> str:
+    """Where compiled programs are kept and how much they take, or why they are not, in words."""
+    chosen = kept_in()
+    folder = pathlib.Path(chosen) if chosen else cache_folder()
+    if folder is None:
+        return f"not kept, because {VARIABLE}={os.environ[VARIABLE]}: every process compiles anew"
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"kept in {folder}, {size / 2**20:.0f} MiB; {VARIABLE} moves this or turns it off"
+
+
 def say(message: str) -> None:
     """One line on standard error, unless the program has its own ideas about logging."""
     if not log.hasHandlers():

@@ -21,6 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from metro_jax.training import gin_utils, inference
+from metro_jax.training.checkpoint_paths import absolute
 from metro_jax.training.checkpoints import RestoreCheckpointConfig, restore_params
 from metro_jax.training.errors import UserError, nearest
 from metro_jax.training.inference_files import (
@@ -201,7 +202,7 @@ def _manifest(mode: str, model: BaseModel, cfg: DatasetConfig, path: epath.Path,
         "task_feature_lengths": dict(cfg.task_feature_lengths),
         "seed": cfg.seed,
         "num_shards": num_shards,
-        "checkpoint": str(path.absolute()),
+        "checkpoint": str(absolute(path)),
         "checkpoint_identity": checkpoint_identity(path),
         "model": f"{type(model).__name__}({model.config!r})",
         "decoding": None if mode == "score" else repr(options),

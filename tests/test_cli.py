@@ -89,5 +89,15 @@ def test_ask_and_rank_a_hub_folder(golden_dir: pathlib.Path, capsys: pytest.Capt
 def test_doctor_reports_versions_devices_and_extras() -> None:
     done = _run("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
-    for expected in (__version__, "Python", "memory", "devices", "jax ", "sentencepiece ", "train", "test"):
+    for expected in (
+        __version__,
+        "Python",
+        "memory",
+        "devices",
+        "programs",
+        "models",
+        "jax ",
+        "sentencepiece ",
+        "train",
+    ):
         assert expected in done.stdout

@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from metro_jax.compile_cache import cache_folder, keep_compiled_programs
+from metro_jax.compile_cache import cache_folder, describe, keep_compiled_programs
 
 
 def test_the_variable_moves_or_disables_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
@@ -19,6 +19,15 @@ def test_the_variable_moves_or_disables_the_cache(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform.startswith("linux"):
         assert cache_folder() == tmp_path / "xdg" / "metro_jax"
+
+
+def test_words_on_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv("METRO_JAX_CACHE", "off")
+    assert describe() == "not kept, because METRO_JAX_CACHE=off: every process compiles anew"
+    monkeypatch.setenv("METRO_JAX_CACHE", str(tmp_path))
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled" / "program").write_bytes(bytes(3 * 2**20))
+    assert describe().startswith(f"kept in {tmp_path}, 3 MiB;")
 
 
 def test_a_folder_that_cannot_be_written_is_a_message(

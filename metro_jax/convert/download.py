@@ -22,6 +22,15 @@ class DownloadError(ConversionError, OSError):
     """A model that could not be had from the Hub; the message says why, and what to do."""
 
 
+def describe_cache() -> str:
+    """The models of the Hub that are on this machine, and where, in words."""
+    import huggingface_hub.constants
+
+    folder = pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE)
+    names = sorted(path.name.removeprefix("models--").replace("--", "/") for path in folder.glob("models--*"))
+    return f"{', '.join(names) or 'none downloaded yet'}; in {folder}, which HF_HOME moves"
+
+
 def find_model(
     model: str | os.PathLike[str],
     *,

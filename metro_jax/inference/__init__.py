@@ -5,11 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metro_jax.inference.engine import Ranking, TokenScores
+    from metro_jax.inference.inspection import Attention, TokenChoices, encoder_attention, token_choices
     from metro_jax.inference.metro import MetroT0
 
-__all__ = ["MetroT0", "Ranking", "TokenScores"]
+__all__ = ["Attention", "MetroT0", "Ranking", "TokenChoices", "TokenScores", "encoder_attention", "token_choices"]
 
-_HOMES = {"MetroT0": "metro", "Ranking": "engine", "TokenScores": "engine"}
+_HOMES = {
+    "Attention": "inspection",
+    "MetroT0": "metro",
+    "Ranking": "engine",
+    "TokenChoices": "inspection",
+    "TokenScores": "engine",
+    "encoder_attention": "inspection",
+    "token_choices": "inspection",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,16 +2,21 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from metro_jax.decoding import bucket_batch, bucket_length
+from metro_jax.decoding.buckets import MAX_BATCH
 from metro_jax.inference.engine import Trees
 from metro_jax.text.ids import PAD
 
 NODES_PER_BATCH = 1024  # bounds the logits of one scoring batch: 264 MB of float32 at 64,512 pieces
+TOKENS_PER_BATCH = 16384  # and its sources: 403 MB of float32 attention scores at 512 tokens and 12 heads
 TREE_BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, NODES_PER_BATCH)
+
+
+LABEL_BUCKETS = (8, 16, 32, 64, 128, 256, 512, NODES_PER_BATCH)  # padding labels costs little, a new shape seconds
 
 
 class Batch(NamedTuple):
@@ -21,26 +26,39 @@ class Batch(NamedTuple):
     tokens: np.ndarray
 
 
-def batches(sources: Sequence[Sequence[int]], size: int, shards: int, maximum: int) -> list[Batch]:
+def batches(
+    sources: Sequence[Sequence[int] | np.ndarray], size: int, shards: int, maximum: int, tokens: int | None = None
+) -> list[Batch]:
     """Inputs of similar length together, the longest first: memory runs out at once or never, and time left is honest.
 
     Args:
         size: inputs per batch.
         shards: devices that the rows are spread over.
         maximum: the longest sequence the model takes.
+        tokens: at most so many padded tokens per device, whatever `size` says, but always one row.
     """
     order = sorted(range(len(sources)), key=lambda n: (-len(sources[n]), n))
-    made = []
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        width = bucket_length(len(sources[rows[0]]), maximum=maximum)
+    made, start = [], 0
+    while start < len(order):
+        width = bucket_length(len(sources[order[start]]), maximum=maximum)
+        most = size if tokens is None else min(size, shards * full(max(1, tokens // width)))
+        rows = order[start : start + most]
+        start += most
         height = shards * bucket_batch(-(-len(rows) // shards))
-        tokens = np.full((height, width), PAD, np.int32)
+        padded = np.full((height, width), PAD, np.int32)
         for i in range(height):
             source = sources[rows[i] if i < len(rows) else rows[0]]
-            tokens[i, : len(source)] = source
-        made.append(Batch(rows, tokens))
+            padded[i, : len(source)] = source
+        made.append(Batch(rows, padded))
     return made
+
+
+def full(rows: int) -> int:
+    """The largest number of rows up to `rows` that needs no padding to a bucket."""
+    return next(n for n in range(min(rows, MAX_BATCH), 0, -1) if bucket_batch(n) == n)
+
+
+B = TypeVar("B", Batch, "ScoringBatch")
 
 
 class Tree:
@@ -68,21 +86,78 @@ class Tree:
         self.spans.append((begin, len(self.scored)))
 
 
+def split(targets: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of the targets of an input that go into one tree each: one list, unless they are too many for a batch."""
+    lists: list[list[int]] = []
+    labels = NODES_PER_BATCH
+    for number, target in enumerate(targets):
+        labels += len(target)
+        if labels > NODES_PER_BATCH:
+            lists.append([])
+            labels = len(target)
+        lists[-1].append(number)
+    return lists
+
+
 def grow(targets: Sequence[Sequence[int]], start: int) -> list[tuple[list[int], Tree]]:
     """Trees of at most NODES_PER_BATCH nodes that hold all targets of an input, with the targets' numbers in each."""
-    grown: list[tuple[list[int], Tree]] = []
-    for number, target in enumerate(targets):
-        if not grown or max(len(grown[-1][1].tokens), len(grown[-1][1].scored)) + len(target) > NODES_PER_BATCH:
-            grown.append(([], Tree(start)))
-        grown[-1][0].append(number)
-        grown[-1][1].add(target)
-    return grown
+    return [(numbers, tree([targets[number] for number in numbers], start)) for numbers in split(targets)]
 
 
-def pack(trees: Sequence[Tree], height: int) -> Trees:
-    """Trees of one batch, padded to `height` rows and to buckets of nodes and labels."""
+def tree(targets: Sequence[Sequence[int]], start: int) -> Tree:
+    """One tree of all of these."""
+    made = Tree(start)
+    for target in targets:
+        made.add(target)
+    return made
+
+
+def tree_bucket(targets: Sequence[Sequence[int]]) -> int:
+    """A bucket that holds nodes and labels of the tree of these targets: the batches it can be in.
+
+    A target of n tokens adds at most n - 1 nodes, so there are never more nodes than labels, the start token included.
+    """
+    return bucket_length(sum(map(len, targets)), LABEL_BUCKETS)
+
+
+class ScoringBatch(NamedTuple):
+    """As `Batch`: which trees are in it, and the bucket of their labels."""
+
+    rows: list[int]
+    tokens: np.ndarray
+    bucket: int
+
+
+def scoring_batches(
+    sources: Sequence[Sequence[int] | np.ndarray], buckets: Sequence[int], size: int | None, shards: int, maximum: int
+) -> list[ScoringBatch]:
+    """Inputs with trees of one bucket and similar length together, the largest batches first.
+
+    Args:
+        sources, buckets: of every tree the input it belongs to and its `tree_bucket`.
+        size: at most so many trees per batch.
+        shards, maximum: as in `batches`.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, bucket in enumerate(buckets):
+        groups.setdefault(bucket, []).append(number)
+    made = []
+    for bucket, members in groups.items():
+        most = shards * full(NODES_PER_BATCH // bucket)
+        own = [sources[number] for number in members]
+        for rows, tokens in batches(own, min(most, size or most), shards, maximum, TOKENS_PER_BATCH):
+            made.append(ScoringBatch([members[row] for row in rows], tokens, bucket))
+    return sorted(made, key=lambda batch: -len(batch.tokens) * (batch.tokens.shape[1] + batch.bucket))
+
+
+def pack(trees: Sequence[Tree], height: int, labels: int | None = None) -> Trees:
+    """Trees of one batch, padded to `height` rows and to buckets of nodes and labels.
+
+    Args:
+        labels: their bucket, when it is known; fewer shapes than the smallest that holds these trees.
+    """
     nodes = bucket_length(max(len(tree.tokens) for tree in trees), TREE_BUCKETS)
-    labels = bucket_length(max(len(tree.scored) for tree in trees), TREE_BUCKETS)
+    labels = labels or bucket_length(max(len(tree.scored) for tree in trees), TREE_BUCKETS)
     shapes = (height, nodes), (height, nodes), (height, nodes, nodes), (height, labels), (height, labels)
     kinds = np.int32, np.int32, np.bool_, np.int32, np.int32
     # Zero is the pad, and the depth and number of the start token.
@@ -99,7 +174,7 @@ def pack(trees: Sequence[Tree], height: int) -> Trees:
     return packed
 
 
-def shown(made: list[Batch], total: int, what: str, progress: bool | None) -> Iterator[Batch]:
+def shown(made: Sequence[B], total: int, what: str, progress: bool | None) -> Iterator[B]:
     """The batches, with a bar that says how many inputs are done and the time left.
 
     Args:

@@ -4,9 +4,11 @@ Inputs are sorted by length, cut into batches, and padded to buckets, so that ne
 come back in the order of the inputs and depend on neither batch nor bucket.
 """
 
+import collections
+import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import jax
@@ -18,7 +20,7 @@ from metro_jax.compile_cache import keep_compiled_programs
 from metro_jax.convert import find_model, load_model, save_hub_folder
 from metro_jax.decoding import Beam, Greedy, Options, bucket_length
 from metro_jax.inference import batching, engine
-from metro_jax.inference.batching import NODES_PER_BATCH, batches, grow, shown
+from metro_jax.inference.batching import batches, shown
 from metro_jax.inference.engine import Ranking, TokenScores
 from metro_jax.model import serving
 from metro_jax.model.config import MetroConfig
@@ -99,6 +101,15 @@ class MetroT0:
             )
         return serving.restore(self._weights, self.config)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the answers: vocabulary, configuration with its dtype, and weights as loaded."""
+        digest = hashlib.sha256(f"{self.tokenizer.fingerprint()} {self.config} {self.quantize}".encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._weights):
+            array = np.ascontiguousarray(jax.device_get(leaf))
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+            digest.update(array.view(np.uint8).reshape(-1).data)
+        return digest.hexdigest()
+
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: str = "float32", overwrite: bool = False
     ) -> None:
@@ -170,18 +181,42 @@ class MetroT0:
         Raises:
             ValueError: no texts, numbers of texts and choice lists that differ, an empty list of choices.
         """
-        sources = self._encode(texts, MAX_SOURCE)
+        found: list[Any] = [None] * len(texts)
+        for batch in self.rank_batches(texts, choices, progress=progress):
+            for n, ranking in batch:
+                found[n] = ranking
+        return found
+
+    def rank_batches(
+        self,
+        texts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        max_source: int = MAX_SOURCE,
+        max_choice: int = MAX_CHOICE,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Iterator[list[tuple[int, Ranking]]]:
+        """`rank` batch by batch, each a list of (number of the text, its ranking), the longest texts first.
+
+        Args:
+            max_source, max_choice: tokens that are kept of a text and of a choice, special tokens included.
+            batch_size: at most so many texts at once; None takes what memory is sure to hold.
+        """
+        sources = [np.asarray(source, np.int32) for source in self._encode(texts, max_source)]
         if len(choices) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(choices)} lists of choices: give one list per text")
-        labels = []
         for n, options in enumerate(choices):
             if isinstance(options, str) or not len(options):
                 raise ValueError(f"choices[{n}]={options!r} must be a list of at least one text")
-            labels.append([self.tokenizer.encode_choice(choice, max_length=MAX_CHOICE) for choice in options])
-        scored = self._score(sources, labels, "ranking", progress)
-        # Summed in float32, as the published evaluation does.
-        sums = [[float(tokens.sum()) for tokens in row] for row in scored]
-        return [Ranking(row, int(np.argmax(row))) for row in sums]
+        distinct = list(dict.fromkeys(choice for options in choices for choice in options))
+        encoded = self.tokenizer.encode_batch(distinct, max_length=max_choice)
+        of = {choice: ids[1:] for choice, ids in zip(distinct, encoded, strict=True)}
+        labels = [[of[choice] for choice in options] for options in choices]
+        for batch in self._score(sources, labels, "ranking", progress, batch_size):
+            # Summed in float32, as the published evaluation does.
+            sums = [(n, [float(tokens.sum()) for tokens in row]) for n, row in batch]
+            yield [(n, Ranking(row, int(np.argmax(row)))) for n, row in sums]
 
     def score(self, texts: Sequence[str], targets: Sequence[str], *, progress: bool | None = None) -> list[TokenScores]:
         """Log-probability of every token of each text's target, its end mark included.
@@ -195,9 +230,10 @@ class MetroT0:
         labels = [self.tokenizer.encode(target)[1:] for target in targets]
         for n, label in enumerate(labels):
             check_length(self.config, len(label), f"targets[{n}]")
-        scored = self._score(sources, [[label] for label in labels], "scoring", progress)
+        batches = self._score(sources, [[label] for label in labels], "scoring", progress)
+        scored = dict(row for batch in batches for row in batch)
         pieces = [[self.tokenizer.id_to_piece(token) for token in label] for label in labels]
-        return [TokenScores(names, row[0].tolist()) for names, row in zip(pieces, scored, strict=True)]
+        return [TokenScores(names, scored[n][0].tolist()) for n, names in enumerate(pieces)]
 
     def encode(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
@@ -229,26 +265,46 @@ class MetroT0:
         return engine.logits(self._weights, *arrays, config=self.config)
 
     def _score(
-        self, sources: list[list[int]], targets: list[list[list[int]]], what: str, progress: bool | None
-    ) -> list[list[np.ndarray]]:
-        """Per input and target, the log-probability of each of its tokens."""
+        self,
+        sources: Sequence[Sequence[int] | np.ndarray],
+        targets: list[list[list[int]]],
+        what: str,
+        progress: bool | None,
+        batch_size: int | None = None,
+    ) -> Iterator[list[tuple[int, list[np.ndarray]]]]:
+        """Batch by batch the numbers of inputs that are done, with the log-probabilities of each target's tokens."""
         # An input whose targets are too many for one tree comes several times.
-        parts = [(n, *tree) for n, row in enumerate(targets) for tree in grow(row, self.config.decoder_start_token)]
-        widest = bucket_length(max(len(tree.tokens) for *_, tree in parts), batching.TREE_BUCKETS)
+        parts = [(n, numbers) for n, row in enumerate(targets) for numbers in batching.split(row)]
+        missing = collections.Counter(n for n, _ in parts)
+        buckets = [batching.tree_bucket([targets[n][number] for number in numbers]) for n, numbers in parts]
         shards = 1 if self.mesh is None else self.mesh.size
-        made = self._batches([sources[n] for n, *_ in parts], max(1, NODES_PER_BATCH // widest) * shards)
-        found: list[list[Any]] = [[None] * len(row) for row in targets]
-        for rows, tokens in shown(made, len(parts), what, progress):
-            trees = batching.pack([parts[row][2] for row in rows], len(tokens))
-            placed = jax.tree.map(self._place, trees)
-            scores = np.asarray(
-                engine.score_trees(self._weights, *self._source(tokens), placed, config=self.config), np.float32
-            )
-            for i, row in enumerate(rows):
-                n, numbers, tree = parts[row]
+        inputs = [sources[n] for n, _ in parts]
+        made = batching.scoring_batches(inputs, buckets, batch_size, shards, self.config.max_length)
+        found: dict[int, list[Any]] = {}
+
+        def collect(scores: Any, rows: list[int], trees: list[batching.Tree]) -> list[tuple[int, list[np.ndarray]]]:
+            done = []
+            for own, row, tree in zip(np.asarray(scores, np.float32), rows, trees, strict=False):
+                n, numbers = parts[row]
+                values = found.setdefault(n, [None] * len(targets[n]))
                 for number, (begin, end) in zip(numbers, tree.spans, strict=True):
-                    found[n][number] = scores[i, begin:end]
-        return found
+                    values[number] = own[begin:end]
+                missing[n] -= 1
+                if not missing[n]:
+                    done.append((n, found.pop(n)))
+            return done
+
+        running: Any = None
+        for rows, tokens, bucket in batching.shown(made, len(parts), what, progress):
+            picked = [(targets[n], numbers) for n, numbers in (parts[row] for row in rows)]
+            start = self.config.decoder_start_token
+            trees = [batching.tree([own[number] for number in numbers], start) for own, numbers in picked]
+            placed = jax.tree.map(self._place, batching.pack(trees, len(tokens), bucket))
+            scores = engine.score_trees(self._weights, *self._source(tokens), placed, config=self.config)
+            if running:  # while the device computes this batch
+                yield collect(*running)
+            running = scores, rows, trees
+        yield collect(*running)
 
     def _encode(self, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
         if isinstance(texts, str):

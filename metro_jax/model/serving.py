@@ -192,6 +192,24 @@ def heads(x: Float[Array, "batch length width"], config: MetroConfig) -> Any:
     return tuple(x.transpose(2, 0, 3, 1, 4))
 
 
+def attention_weights(
+    query: Float[Array, "batch heads queries head_dim"],
+    key: Float[Array, "batch heads keys head_dim"],
+    mask: Bool[Array, "batch #queries keys"] | None,
+    config: MetroConfig,
+    bias: Float[Array, "heads queries keys"] | None = None,
+) -> Float[Array, "batch heads queries keys"]:
+    """How much each query takes from each key, in float32 (spec 2.3); `mask` is True where a key is visible."""
+    query = query * jnp.asarray(config.head_dim**-0.5, query.dtype)
+    exact = precision(config.dtype)
+    scores = jnp.einsum("bhqk,bhsk->bhqs", query, key, precision=exact, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias[None]
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
+    return jax.nn.softmax(scores, axis=-1)
+
+
 def attend(
     query: Float[Array, "batch heads queries head_dim"],
     key: Float[Array, "batch heads keys head_dim"],
@@ -199,17 +217,13 @@ def attend(
     mask: Bool[Array, "batch #queries keys"] | None,
     config: MetroConfig,
     bias: Float[Array, "heads queries keys"] | None = None,
+    seen: list[Array] | None = None,
 ) -> Float[Array, "batch queries d_model"]:
-    """Attention in the precision of spec 2.3; `mask` is True where a key is visible."""
-    exact = precision(config.dtype)
-    query = query * jnp.asarray(config.head_dim**-0.5, query.dtype)
-    scores = jnp.einsum("bhqk,bhsk->bhqs", query, key, precision=exact, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias[None]
-    if mask is not None:
-        scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(config.dtype)
-    attended = jnp.einsum("bhqs,bhsk->bqhk", weights, value, precision=exact)
+    """Attention; its weights are appended to `seen`, where that is given."""
+    weights = attention_weights(query, key, mask, config, bias)
+    if seen is not None:
+        seen.append(weights)
+    attended = jnp.einsum("bhqs,bhsk->bqhk", weights.astype(config.dtype), value, precision=precision(config.dtype))
     return attended.reshape(*attended.shape[:2], -1)
 
 
@@ -220,9 +234,13 @@ def mlp(layer: Weights, x: Array, config: MetroConfig) -> Array:
 
 
 def encode(
-    weights: Weights, config: MetroConfig, tokens: Int[Array, "batch source"], mask: Bool[Array, "batch source"] | None
+    weights: Weights,
+    config: MetroConfig,
+    tokens: Int[Array, "batch source"],
+    mask: Bool[Array, "batch source"] | None,
+    seen: list[Array] | None = None,
 ) -> Float[Array, "batch source d_model"]:
-    """Encoder output (spec 2.1 to 2.4)."""
+    """Encoder output (spec 2.1 to 2.4); the attention weights of every layer are appended to `seen`."""
     side, length = weights["encoder"], tokens.shape[1]
     check_length(config, length, "the encoder input")
     x = look_up(weights["token_embedding"], tokens, config)
@@ -237,7 +255,7 @@ def encode(
     for layer in side["layers"]:
         bias = toeplitz(layer["relative_bias"].astype(jnp.float32)[jnp.asarray(buckets)].T)
         query, key, value = heads(linear(layer["self"], x, config), config)
-        attended = attend(query, key, value, keys, config, bias)
+        attended = attend(query, key, value, keys, config, bias, seen)
         x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
         x = mlp(layer, x, config)
     return x

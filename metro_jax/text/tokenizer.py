@@ -11,6 +11,8 @@ from metro_jax.text import vocabulary as vocabulary_lib
 from metro_jax.text.config import TokenizerConfig, VocabularyError
 from metro_jax.text.ids import BOS, EOS, NUM_SPECIAL, PAD, SPECIAL_PIECES, UNK
 from metro_jax.text.normalizer import normalize
+from metro_jax.text.varints import pack_varints
+from metro_jax.text.word_cache import WordCache
 
 __all__ = ["MetroTokenizer", "VocabularyError"]
 
@@ -40,6 +42,7 @@ class MetroTokenizer:
         self._model = model
         self._dictionary = dictionary
         self._vocabulary = vocabulary_lib.Vocabulary(model, dictionary, self.config.n_sentinel_tokens, source)
+        self._words = WordCache(self._vocabulary, self.config.lower, self._word_ids, pack_varints)
 
     @classmethod
     def from_pretrained(
@@ -189,6 +192,26 @@ class MetroTokenizer:
         before, after = [BOS] * bos, [EOS] * eos
         return [[*before, *row, *after] for row in rows]
 
+    def training_varints_batch(self, texts: Iterable[str]) -> list[bytes]:
+        """`training_ids_batch` without `<s>`, each row as protocol buffers write it (seven bits a byte).
+
+        What a corpus is prepared with: most rows are joined from what is kept of their words, several times as fast.
+        """
+        texts = _checked(texts)
+        rows = self._words.find(texts)
+        rest = [index for index, row in enumerate(rows) if row is None]
+        for index, ids in zip(rest, self._vocabulary_ids([texts[index] for index in rest], 1), strict=True):
+            rows[index] = pack_varints(ids)
+        end = pack_varints([EOS])
+        return [row + end for row in rows if row is not None]
+
+    def clear_words(self) -> None:
+        """Forgets the words kept by `training_varints_batch`, which only make it faster; for measurements."""
+        self._words.clear()
+
+    def _word_ids(self, word: str) -> list[int]:
+        return self._normalized_ids([word], 1)[0]
+
     def _content_ids(self, texts: Iterable[str], num_threads: int) -> list[list[int]]:
         """Ids of the Hub's tokenizer without added special tokens."""
         texts = _checked(texts)
@@ -213,9 +236,12 @@ class MetroTokenizer:
         return " ".join(pieces).split(" ")
 
     def _vocabulary_ids(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
-        """Ids of normalised texts, special strings read as words."""
-        vocabulary, lower = self._vocabulary, self.config.lower
-        normalized = [normalize(text, lower) for text in texts]
+        """Ids of texts, special strings read as words."""
+        return self._normalized_ids([normalize(text, self.config.lower) for text in texts], num_threads)
+
+    def _normalized_ids(self, normalized: list[str], num_threads: int) -> list[list[int]]:
+        """Ids of texts that the normaliser has been through."""
+        vocabulary = self._vocabulary
         rows = self._sentencepiece(normalized, int, num_threads)
         if not vocabulary.unknown_needs_lookup and vocabulary.renumber is None:
             return rows

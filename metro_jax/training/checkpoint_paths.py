@@ -89,6 +89,11 @@ class CheckpointConfig:
     save: SaveCheckpointConfig | None = dataclasses.field(default_factory=SaveCheckpointConfig)
 
 
+def absolute(path: str | os.PathLike[str]) -> epath.Path:
+    """The path from the root; one in a bucket stays as it is, which etils' own `absolute` would not leave it."""
+    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).absolute()
+
+
 def checkpoint_steps(model_dir: str | os.PathLike[str]) -> list[int]:
     """Steps of the complete checkpoints in a model folder, ascending."""
     folder = epath.Path(model_dir)

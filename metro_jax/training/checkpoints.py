@@ -24,6 +24,7 @@ from metro_jax.training.checkpoint_paths import (
     CheckpointConfig,
     RestoreCheckpointConfig,
     SaveCheckpointConfig,
+    absolute,
     checkpoint_steps,
     data_shards,
     find_checkpoints,
@@ -112,7 +113,7 @@ class Checkpointer:
         scores: Mapping[int, float] | None = None,
     ) -> None:
         self.config = config or SaveCheckpointConfig()
-        self.folder = epath.Path(model_dir).absolute()
+        self.folder = absolute(model_dir)
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
             preservation_policy=Preserved(self.config, {} if scores is None else scores),
@@ -213,7 +214,7 @@ def _restore_args(state: Any, partial: bool = False) -> Any:
 
 def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays in a checkpoint's state, by `/`-joined name."""
-    metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path).absolute() / STATE)
+    metadata = ocp.PyTreeCheckpointHandler().metadata(absolute(path) / STATE)
     tree: Any = getattr(metadata, "tree", metadata)
     return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items() if leaf is not None}
 
@@ -256,7 +257,7 @@ def restore_params(path: str | os.PathLike[str], params: Any) -> tuple[Any, list
     Raises:
         ValueError: parameters missing, of another shape, or left over outside the branches of pretraining; all listed.
     """
-    folder = epath.Path(path).absolute()
+    folder = absolute(path)
     stored = {k.removeprefix("target/"): v for k, v in stored_shapes(folder).items() if k.startswith("target/")}
     wanted = _shapes(params)
     extra = [name for name in stored if name not in wanted]

@@ -125,8 +125,9 @@ def _parse(parse: Callable[[], Any], binding: str | None = None) -> None:
 
 
 def _check_exists(file: str, places: Sequence[str]) -> None:
-    candidates = [file] if os.path.isabs(file) else [os.path.join(place, file) for place in places]
-    if any(os.path.isfile(candidate) for candidate in candidates):
+    fixed = os.path.isabs(file) or "://" in file
+    candidates = [file] if fixed else [os.path.join(place, file) for place in places]
+    if any(_is_file(candidate) for candidate in candidates):
         return
     root = installed_configs()
     known = [
@@ -135,7 +136,7 @@ def _check_exists(file: str, places: Sequence[str]) -> None:
         for name in names
         if name.endswith(".gin")
     ]
-    looked = ", ".join(os.path.abspath(place) for place in places) if not os.path.isabs(file) else os.path.dirname(file)
+    looked = os.path.dirname(file) if fixed else ", ".join(os.path.abspath(place) for place in places)
     raise UserError(
         f"{file}: no such gin file; looked in {looked}{nearest(file, known)}. Known: {', '.join(sorted(known))}"
     )

@@ -1,13 +1,17 @@
 """The training loop: read a batch, make an update, save, evaluate, stop when asked."""
 
 import dataclasses
+import os
+import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from absl import logging
+from etils import epath
 
 from metro_jax.training.batches import Batches
 from metro_jax.training.checkpoints import Checkpointer
@@ -106,9 +110,21 @@ class Loop:
             return
         first, last = self.profile_steps
         if step is not None and step + 1 == first:
-            jax.profiler.start_trace(self.profile_dir)
+            # The profiler writes to the disk of its host only.
+            self._recorded_in = tempfile.mkdtemp() if "://" in self.profile_dir else self.profile_dir
+            jax.profiler.start_trace(self._recorded_in)
         elif first <= last and (step is None or step == last):
             self.progress.flush()
             self.profile_steps = None
             jax.profiler.stop_trace()
+            if self._recorded_in != self.profile_dir:
+                copy_tree(self._recorded_in, self.profile_dir)
             print(f"profile of updates {first} to {last} in {self.profile_dir}", file=sys.stderr)
+
+
+def copy_tree(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies the files of a folder of this machine, into a bucket as well."""
+    for file in filter(pathlib.Path.is_file, pathlib.Path(source).rglob("*")):
+        to = epath.Path(target) / file.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(file.read_bytes())

@@ -107,11 +107,7 @@ class PjitPartitioner:
                 f"devices of this run; choose a divisor of {len(devices)}"
             )
         shape = (len(devices) // (model * fsdp_partitions), fsdp_partitions, model)
-        if devices[0].platform == "tpu":
-            array = mesh_utils.create_device_mesh(shape, devices)  # neighbours on the torus
-        else:
-            array = np.asarray(devices).reshape(shape)
-        self.mesh = Mesh(array, AXES)
+        self.mesh = Mesh(arrange(devices, shape), AXES)
         self.rules: Rules = tuple(standard_logical_axis_rules() if logical_axis_rules is None else logical_axis_rules)
         self._check_rules()
 
@@ -239,6 +235,29 @@ def _without(axes: str | tuple[str, ...] | None, axis: str) -> str | tuple[str, 
     """Mesh axes of one dimension, less one of them."""
     left = tuple(a for a in ((axes,) if isinstance(axes, str) else axes or ()) if a != axis)
     return left[0] if len(left) == 1 else left or None
+
+
+def arrange(devices: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
+    """Devices as an array of this shape: neighbours on the torus of TPUs side by side.
+
+    Slices, which only the slower network of the data centre joins, are places along `data`: between them there are
+    gradients to be reduced and nothing else.
+
+    Raises:
+        ValueError: the slices do not divide the size of `data`.
+    """
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices)
+    data, *rest = shape
+    if data % slices:
+        raise ValueError(
+            f"the mesh has {data} places along data, which {slices} slices cannot share evenly: choose num_partitions "
+            f"and fsdp_partitions whose product divides the {len(devices) // slices} devices of a slice"
+        )
+    return mesh_utils.create_hybrid_device_mesh((data // slices, *rest), (slices, 1, 1), devices)
 
 
 def is_divisible(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ import termios
 import numpy as np
 import pytest
 
-from metro_jax.convert.download import DownloadError, find_model
+from metro_jax.convert.download import DownloadError, describe_cache, find_model
 from metro_jax.convert.errors import ConversionError
 from metro_jax.convert.hub import params_to_hub, save_hub_folder
 from metro_jax.convert.rules import flatten, sizes_of
@@ -235,3 +235,10 @@ def test_a_model_answers_by_its_name(hub, tmp_path):
     assert missing.returncode == 2
     assert "neither a folder here nor a model at" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+def test_words_on_what_is_here(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert describe_cache().startswith("none downloaded yet; in")
+    (tmp_path / "models--gonglinyuan--metro_t0pp_basepp").mkdir()
+    assert describe_cache() == f"{NAME}; in {tmp_path}, which HF_HOME moves"

@@ -64,3 +64,31 @@ def test_progress_counts_inputs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "5/5" in capsys.readouterr().err
     assert list(shown(made, 5, "working", None)) == made
     assert not capsys.readouterr().err
+
+
+def test_scoring_batches_hold_every_tree_and_are_bounded() -> None:
+    rng = np.random.default_rng(5)
+    sources = [rng.integers(4, 90, rng.integers(2, 500)).tolist() for _ in range(700)]
+    buckets = [int(rng.choice([8, 16, 128])) for _ in sources]
+    made = batching.scoring_batches(sources, buckets, None, 2, 1024)
+    assert sorted(row for batch in made for row in batch.rows) == list(range(700))
+    for rows, tokens, bucket in made:
+        assert {buckets[row] for row in rows} == {bucket}
+        assert tokens.shape[0] // 2 * bucket <= NODES_PER_BATCH
+        assert tokens.size // 2 <= batching.TOKENS_PER_BATCH
+        assert tokens.shape[0] % 2 == 0
+    assert max(len(batch.rows) for batch in batching.scoring_batches(sources, buckets, 5, 2, 1024)) == 5
+    # All full batches of a bucket have a number of rows that needs no padding.
+    assert all(
+        batching.full(n) <= n and batching.bucket_batch(batching.full(n)) == batching.full(n) for n in range(1, 200)
+    )
+
+
+def test_buckets_of_trees_hold_nodes_and_labels() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        targets = [rng.integers(4, 9, rng.integers(1, 30)).tolist() for _ in range(rng.integers(1, 6))]
+        ((_, tree),) = grow(targets, START)
+        bucket = batching.tree_bucket(targets)
+        assert max(len(tree.tokens), len(tree.scored)) <= bucket
+        assert pack([tree], 1, bucket).labels.shape == (1, bucket)

@@ -68,6 +68,30 @@ def test_scores_do_not_depend_on_company(model: metro_jax.MetroT0, prompts: list
         assert len(ranking.scores) == len(options)
 
 
+def test_batches_of_rankings_are_the_ranking(model: metro_jax.MetroT0, prompts: list[str]) -> None:
+    texts = prompts[:2]
+    whole = model.rank(texts, [["yes", "no"]] * 2)
+    batches = list(model.rank_batches(texts, [["yes", "no"]] * 2, batch_size=1, progress=False))
+    assert [len(batch) for batch in batches] == [1, 1]
+    found = dict(pair for batch in batches for pair in batch)
+    assert sorted(found) == [0, 1]
+    for n, ranking in found.items():
+        np.testing.assert_allclose(ranking.scores, whole[n].scores, atol=1e-4)
+    ((cut,),) = model.rank_batches(["word " * 40], [["yes", "no"]], max_source=12)
+    kept = model.tokenizer.decode(model.tokenizer.encode("word " * 40, max_length=12))
+    np.testing.assert_allclose(cut[1].scores, model.rank([kept], [["yes", "no"]])[0].scores, atol=1e-4)
+
+
+def test_a_fingerprint_is_of_all_that_decides_the_answers(model: metro_jax.MetroT0, golden_dir: pathlib.Path) -> None:
+    mark = model.fingerprint()
+    assert len(mark) == 64
+    assert metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny").fingerprint() == mark
+    assert metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny", dtype="bfloat16").fingerprint() != mark
+    params = jax.tree.map(np.array, model.params)
+    params["decoder"]["layers"]["mlp"]["wo"]["bias"][0, 0] += 1e-3
+    assert metro_jax.MetroT0(model.config, params, model.tokenizer).fingerprint() != mark
+
+
 def test_a_seed_decides_the_draws(model: metro_jax.MetroT0, prompts: list[str]) -> None:
     draw = lambda texts, seed: model.generate(texts, max_new_tokens=8, options=Sample(), seed=seed)  # noqa: E731
     assert draw(prompts, 1) == draw(prompts, 1) != draw(prompts, 2)

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from flax.linen.partitioning import AxisMetadata
 from jax.sharding import PartitionSpec
 
-from metro_jax.training.partitioning import PjitPartitioner, standard_logical_axis_rules
+from metro_jax.training.partitioning import PjitPartitioner, arrange, standard_logical_axis_rules
 
 
 def test_one_device_is_a_mesh_like_any_other():
@@ -39,6 +40,29 @@ def test_more_dimensions_and_own_rules():
         logical_axis_rules=standard_logical_axis_rules(parameter_partitioning_dims=2), devices=jax.devices()[:1]
     )
     assert both.spec(("vocab", "embed")) == PartitionSpec("model", ("fsdp", "data"))
+
+
+def test_slices_are_places_along_data():
+    """Two slices of 2x4 chips; what is sharded within a copy of the model stays on one slice."""
+    devices = [
+        types.SimpleNamespace(
+            platform="tpu",
+            device_kind="TPU v5 lite",
+            id=8 * part + number,
+            coords=(number % 2, number // 2, 0),
+            core_on_chip=0,
+            slice_index=part,
+            process_index=2 * part + number // 4,
+        )
+        for part in (1, 0)
+        for number in range(8)
+    ]
+    array = arrange(devices, (4, 2, 2))
+    assert array.shape == (4, 2, 2)
+    assert [[device.slice_index for device in place.flat] for place in array] == [[0] * 4] * 2 + [[1] * 4] * 2
+    assert {device.id for device in array.flat} == set(range(16))
+    with pytest.raises(ValueError, match="1 places along data, which 2 slices cannot share evenly"):
+        arrange(devices, (1, 8, 2))
 
 
 def test_batches_become_arrays_over_the_mesh():

@@ -4,14 +4,14 @@ A TFRecord is a length (8 bytes), its checksum (4), the data, their checksum (4)
 are a tf.train.Example, a protocol buffer of protocol buffers.
 """
 
-import functools
 import struct
-from collections.abc import Iterable
 
 try:
     import google_crc32c
 except ImportError as error:
     raise ImportError(f"{error}: preparing text needs more packages: pip install 'metro_jax[data]'") from error
+
+from metro_jax.text.varints import pack_varints
 
 CONTINUED = bytes(range(128, 256))  # the bytes of a varint but for its last one
 _MASK_DELTA = 0xA282EAD8  # of the masked checksum, in the definition of the format
@@ -38,20 +38,6 @@ def document(lines: list[bytes]) -> tuple[bytes, list[int]]:
 def _integers(name: bytes, packed: bytes) -> bytes:
     """An entry of the map of features: name and Int64List."""
     return _field(1, _field(1, name) + _field(2, _field(3, _field(1, packed))))
-
-
-def pack_varints(numbers: Iterable[int]) -> bytes:
-    """Numbers as protocol buffers write them: seven bits a byte, the lowest first."""
-    return b"".join(map(_varint, numbers))
-
-
-@functools.cache  # ids repeat
-def _varint(number: int) -> bytes:
-    packed = bytearray()
-    while number > 127:
-        packed.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*packed, number])
 
 
 def _field(number: int, data: bytes) -> bytes:

@@ -64,10 +64,9 @@ class Transform:
         documents = list(documents)
         flat = [line for lines in documents for line in lines]
         # All documents together: a call of the tokenizer has a price of its own.
-        batches = (
-            tokenizer.training_ids_batch(flat[start : start + BATCH], bos=False) for start in range(0, len(flat), BATCH)
+        rows = itertools.chain.from_iterable(
+            tokenizer.training_varints_batch(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)
         )
-        rows = (tfrecord.pack_varints(ids) for ids in itertools.chain.from_iterable(batches))
         for lines in documents:
             data, lengths = tfrecord.document(list(itertools.islice(rows, len(lines))))
             ids = sum(lengths)

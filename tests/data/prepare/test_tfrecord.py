@@ -5,11 +5,12 @@ import tensorflow as tf
 
 from metro_jax.data import records
 from metro_jax.data.prepare import tfrecord
+from metro_jax.text.varints import pack_varints
 
 
 @pytest.mark.parametrize("lines", [[[5, 2]], [[2]], [[300, 33279, 70000, 2], [2], list(range(4, 400))], [[7] * 9000]])
 def test_equal_to_tensorflow(tmp_path, lines):
-    data, lengths = tfrecord.document([tfrecord.pack_varints(line) for line in lines])
+    data, lengths = tfrecord.document([pack_varints(line) for line in lines])
     ids = [token for line in lines for token in line]
     assert lengths == [len(line) for line in lines]
     assert data == records.serialize({"ids": ids, "line_lengths": lengths}, "documents")

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from metro_jax.inference import batching, engine
-from metro_jax.inference.batching import NODES_PER_BATCH
 from metro_jax.inference.metro import MetroT0
 from metro_jax.model.network import check_length
 
@@ -46,15 +45,16 @@ def likelihoods(
             if not label:
                 raise ValueError(f"continuations[{n}][{m}] is empty: without the end mark nothing of it can be scored")
             check_length(model.config, len(label), f"continuations[{n}][{m}]")
-    start, config = model.config.decoder_start_token, model.config
-    parts = [(n, *tree) for n, row in enumerate(labels) for tree in batching.grow(row, start)]  # too many: several
-    widest = batching.bucket_length(max(len(tree.scored) for *_, tree in parts), batching.TREE_BUCKETS)
+    config = model.config
+    parts = [(n, *part) for n, row in enumerate(labels) for part in batching.grow(row, config.decoder_start_token)]
+    buckets = [batching.tree_bucket([labels[n][number] for number in numbers]) for n, numbers, _ in parts]
     shards = 1 if model.mesh is None else model.mesh.size
-    size = max(1, NODES_PER_BATCH // widest) * shards
-    made = batching.batches([sources[n] for n, *_ in parts], size, shards, config.max_length)
+    inputs = [sources[n] for n, *_ in parts]  # one whose targets are too many for a tree comes several times
+    made = batching.scoring_batches(inputs, buckets, None, shards, config.max_length)
     found: list[list[Any]] = [[None] * len(row) for row in labels]
-    for rows, tokens in batching.shown(made, len(parts), "scoring", progress):
-        placed = jax.tree.map(model._place, batching.pack([parts[row][2] for row in rows], len(tokens)))
+    for rows, tokens, bucket in batching.shown(made, len(parts), "scoring", progress):
+        trees = batching.pack([parts[row][2] for row in rows], len(tokens), bucket)
+        placed = jax.tree.map(model._place, trees)
         scored = engine.score_and_compare_trees(model._weights, *model._source(tokens), placed, config=config)
         scores, likeliest = np.asarray(scored[0], np.float32), np.asarray(scored[1])
         for i, row in enumerate(rows):

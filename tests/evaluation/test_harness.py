@@ -115,29 +115,6 @@ def test_likelihoods_are_those_of_ranking(adapter, model):
     found = adapter.loglikelihood(requests(*pairs), disable_tqdm=True)
     rankings = model.rank(contexts, [["yes", "no", "yes"]] * 4)
     np.testing.assert_allclose([value for value, _ in found], [s for r in rankings for s in r.scores], atol=1e-4)
-    without = harness.likelihoods(model, contexts, [["yes", "no"]] * 4, end=False, progress=False)
-    for values, scores in zip(without, model.score(contexts, ["yes"] * 4), strict=True):
-        assert values[0].log_probability == pytest.approx(sum(scores.log_probabilities[:-1]), abs=1e-4)
-
-
-def test_greedy_continuations_are_recognised(model):
-    """Against the logits: the best first word is greedy, the others are not."""
-    contexts = ["is that a dog?", "blue", "the man finds a bottle", "yes yes no"]
-    rows = [model.tokenizer.encode(context) for context in contexts]
-    source = np.array([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
-    logits = model.logits(source, np.full((len(rows), 1), model.config.decoder_start_token))[:, 0]
-    pieces = [model.tokenizer.id_to_piece(int(token)) for token in logits.argmax(-1)]
-    choices = []
-    for piece in pieces:
-        words = [piece.replace("▁", ""), "yes", "dog", "blue"]
-        choices.append([word for word in words if len(model.tokenizer.encode_choice(word)) == 2])
-    greedy = 0
-    found = harness.likelihoods(model, contexts, choices, end=False, progress=False)
-    for piece, words, values in zip(pieces, choices, found, strict=True):
-        for word, value in zip(words, values, strict=True):
-            assert value.greedy == (model.tokenizer.pieces(word) == [piece])
-            greedy += value.greedy
-    assert greedy
 
 
 def test_generation_settings(adapter, model):
@@ -213,8 +190,6 @@ def test_what_is_refused(adapter, golden_dir, task_folder, tmp_path):
         adapter.apply_chat_template([])
     with pytest.raises(ValueError, match=r"small_perplexity.*language models.*leave these tasks out"):
         run(task_folder, tmp_path, golden_dir, "small_perplexity")
-    with pytest.raises(ValueError, match=r"continuations\[0\]\[1\] is empty"):
-        harness.likelihoods(adapter.model, ["a dog"], [["yes", ""]], end=False)
 
 
 @pytest.mark.slow  # the harness reads thousands of task files first

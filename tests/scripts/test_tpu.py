@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -137,6 +138,12 @@ class Cloud:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
+    def wait(self) -> None:
+        """Until the run of every host has ended well."""
+        while "running" in (said := self.tpu("status")[0]):
+            time.sleep(1)
+        assert set(re.findall(r"host \d: (.*)", said)) == {"exit 0"}, f"{said}\n{self.said()}"
+
     def calls(self, verb: str) -> list[str]:
         return [line for line in (self.folder / "calls").read_text().splitlines() if f" {verb} " in line]
 
@@ -235,7 +242,7 @@ def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: 
     cloud.tpu("create", "--accelerator", "v4-16", "--poll", "0.2")
     cloud.tpu("setup", "--wheels", str(cloud.folder / "wheels"))
     cloud.tpu("launch", *cloud.training(**steps, **{f"{mesh}.fsdp_partitions": "1", f"{mesh}.num_partitions": "2"}))
-    wait_for(cloud.run / "checkpoint_99", [])
+    cloud.wait()
     moved = losses(cloud.run)
 
     cloud.tpu("delete")
@@ -244,7 +251,7 @@ def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: 
     cloud.tpu("create", "--accelerator", "v4-8", "--poll", "0.2")
     cloud.tpu("setup", "--wheels", str(cloud.folder / "wheels"))
     cloud.tpu("launch", *cloud.training(**steps))
-    wait_for(cloud.run / "checkpoint_99", [])
+    cloud.wait()
     through = losses(cloud.run)
     assert len(through) == 33
     assert moved == pytest.approx(through, rel=1e-5)

@@ -266,9 +266,7 @@ def main() -> None:
         cold, _ = in_process([*command, "--out", str(root / "out")])
         warm, _ = in_process([*command, "--out", str(root / "again")])
         print(f"metro_jax, the whole command: {cold:.1f} s, and once more {warm:.1f} s", flush=True)
-        print(
-            f"{'task':12} {'torch':>9} {'metro_jax':>9}  examples per second without loading; median (range) of rounds"
-        )
+        print(HEADER)
         report(data, time_scoring(arguments, data, root), load, cold, warm)
 
 

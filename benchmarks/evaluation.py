@@ -7,9 +7,11 @@ batches of eight padded to their longest. Here a PyTorch model of the same sizes
 BART, with metro_jax's tokenizer, which is faster than the reference's). The other side is `metro-jax eval t0` as users
 start it. Both must give the same scores before any time counts.
 
+Scoring is timed in interleaved rounds in one process, task by task; starting and loading in processes of their own.
+The time of all examples and templates follows from both.
+
 The examples are made up: random words, with lengths and numbers of choices like those of the 11 tasks (SHAPES; the
-datasets' descriptions, not measured on the data). --data takes real ones. A part of the set is measured, the same on
-both sides, and the time of the whole set follows from its templates and examples.
+datasets' descriptions, not measured on the data). --data takes real ones.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import json
 import os
 import pathlib
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +37,7 @@ from metro_jax.text.tokenizer import MetroTokenizer
 
 AGREE = 1e-2  # of sums of log-probabilities near -10 per token, float32
 EOS = 2
+HEADER = f"{'task':12} {'torch':>9} {'metro_jax':>9}  examples per second without loading; metro_jax is"
 BATCH = 8  # the reference's (spec 8.1)
 #: Task -> words of the prompt, their spread, words of a choice; None where all examples have the same short choices.
 SHAPES: dict[str, tuple[int, int, int | None]] = {
@@ -44,15 +48,17 @@ SHAPES: dict[str, tuple[int, int, int | None]] = {
 LABELS = (("Yes", "No"), ("True", "Neither", "False"))
 
 
-def write_data(folder: pathlib.Path, words: list[str], examples: int, templates: int, seed: int) -> None:
-    """JSON lines of `templates` templates of every task."""
+def write_data(folder: pathlib.Path, words: list[str], arguments: argparse.Namespace) -> None:
+    """JSON lines of some templates of the tasks."""
     folder.mkdir()
     for row in catalogue.evaluations():
+        if row.name not in (arguments.tasks or SHAPES):
+            continue
         mean, spread, choice = SHAPES[row.name]
-        rng = random.Random(f"{seed} {row.name}")
+        rng = random.Random(f"{arguments.seed} {row.name}")
         lines = []
-        for template in row.templates[:templates]:
-            for index in range(examples):
+        for template in row.templates[: arguments.templates]:
+            for index in range(arguments.examples):
                 count = max(8, round(rng.gauss(mean, spread)))
                 choices = list(LABELS[row.choices - 2]) if choice is None else endings(rng, words, choice, row.choices)
                 text = " ".join(rng.choices(words, k=count))
@@ -78,26 +84,34 @@ def read_data(folder: str, templates: int, examples: int) -> dict[str, dict[str,
     return found
 
 
-def peer(arguments: argparse.Namespace) -> None:
-    """The reference's procedure in a process of its own; prints times and scores."""
-    start = time.perf_counter()
+def load_peer(folder: str) -> Any:
+    """The PyTorch model as the reference loads it: float16 on disk, float32 in memory."""
     import bart_peer
 
-    torch, transformers = bart_peer.import_peer()
-    model = transformers.BartForConditionalGeneration.from_pretrained(arguments.peer_model).float().eval()
+    _, transformers = bart_peer.import_peer()
+    return transformers.BartForConditionalGeneration.from_pretrained(folder).float().eval()
+
+
+def peer_process(arguments: argparse.Namespace) -> None:
+    """What a process of the reference does, for the first template; says how long the scoring took."""
+    model = load_peer(arguments.peer_model)
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
-    data = read_data(arguments.data, arguments.templates, arguments.examples)
-    said: dict[str, Any] = {"load": time.perf_counter() - start, "seconds": {}, "scores": {}}
-    for task in [arguments.task] if arguments.task else data:
-        start = time.perf_counter()
-        batches = [own[n : n + BATCH] for own in data[task].values() for n in range(0, len(own), BATCH)]
-        said["scores"][task] = [row for batch in batches for row in peer_scores(torch, model, tokenizer, batch)]
-        said["seconds"][task] = time.perf_counter() - start
-    print(json.dumps(said))
+    data = read_data(arguments.data, 1, arguments.examples)
+    start = time.perf_counter()
+    peer_task(model, tokenizer, next(iter(data.values())))
+    print(time.perf_counter() - start)
 
 
-def peer_scores(torch: Any, model: Any, tokenizer: MetroTokenizer, batch: list[Any]) -> list[list[float]]:
+def peer_task(model: Any, tokenizer: MetroTokenizer, templates: dict[str, list[Any]]) -> list[list[float]]:
+    """Scores of a task, template by template in batches of eight."""
+    batches = [own[n : n + BATCH] for own in templates.values() for n in range(0, len(own), BATCH)]
+    return [row for batch in batches for row in peer_scores(model, tokenizer, batch)]
+
+
+def peer_scores(model: Any, tokenizer: MetroTokenizer, batch: list[Any]) -> list[list[float]]:
     """Scores of one batch: the input repeated for every choice, padded to the longest (spec 8.1)."""
+    import torch
+
     count = len(batch[0].choices)
     source = padded(torch, [tokenizer.encode(e.prompt, max_length=512) for e in batch for _ in range(count)])
     target = padded(torch, [tokenizer.encode_choice(choice) for e in batch for choice in e.choices])
@@ -126,10 +140,8 @@ def in_process(command: list[str]) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
-def measure_peer(
-    arguments: argparse.Namespace, data: dict[str, Any], root: pathlib.Path
-) -> tuple[dict[str, Any], float]:
-    """Times and scores of all tasks, and the seconds that a process takes beside scoring: the median of --loads."""
+def time_loading(arguments: argparse.Namespace, root: pathlib.Path) -> float:
+    """Seconds that a process of the reference takes beside scoring: the median of --loads."""
     command = [
         sys.executable,
         __file__,
@@ -140,30 +152,38 @@ def measure_peer(
         "--vocab",
         arguments.vocab,
     ]
-    command += ["--data", arguments.data, "--examples", str(arguments.examples)]
+    command += ["--data", arguments.data, "--examples", str(BATCH)]
     beside = []
     for _ in range(arguments.loads):
-        wall, said = in_process([*command, "--task", next(iter(data))])
-        beside.append(wall - sum(json.loads(said.splitlines()[-1])["seconds"].values()))
-    print(f"peer: start and load {', '.join(f'{seconds:.1f}' for seconds in beside)} s", flush=True)
-    _, said = in_process([*command, "--templates", str(arguments.templates)])
-    return json.loads(said.splitlines()[-1]), float(np.median(beside))
+        wall, said = in_process(command)
+        beside.append(wall - float(said.splitlines()[-1]))
+    print(f"torch: start and load {', '.join(f'{seconds:.1f}' for seconds in beside)} s", flush=True)
+    return float(np.median(beside))
 
 
-def measure_ours(model: MetroT0, data: dict[str, Any], count: int) -> tuple[dict[str, float], dict[str, list[Any]]]:
-    """Seconds per task without loading, the median of `count` rounds after one that compiles, and the scores."""
-    seconds, scores = {}, {}
+def time_scoring(
+    arguments: argparse.Namespace, data: dict[str, Any], root: pathlib.Path
+) -> dict[str, dict[str, list[float]]]:
+    """Task -> side -> seconds of every round, without loading; a round before compiles and compares the scores."""
+    model, peer = MetroT0.from_pretrained(root / "model"), load_peer(str(root / "peer"))
+    found = {}
     for task, templates in data.items():
         examples = [example for own in templates.values() for example in own]
         texts, choices = [e.prompt for e in examples], [e.choices for e in examples]
-        times = []
-        for _ in range(count + 1):
-            start = time.perf_counter()
-            scores[task] = [ranking.scores for ranking in model.rank(texts, choices, progress=False)]
-            times.append(time.perf_counter() - start)
-        seconds[task] = float(np.median(times[1:]))
-        print(f"ours  {task:12} {seconds[task]:6.1f} s", flush=True)
-    return seconds, scores
+        rows = [ranking.scores for ranking in model.rank(texts, choices, progress=False)]
+        pairs = zip(rows, peer_task(peer, model.tokenizer, templates), strict=True)
+        off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
+        if not off <= AGREE:
+            raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
+        sides = {
+            "torch": lambda templates=templates: peer_task(peer, model.tokenizer, templates),
+            "metro_jax": lambda texts=texts, choices=choices: model.rank(texts, choices, progress=False),
+        }
+        times = found[task] = rounds.interleave(sides, arguments.rounds)
+        torch, ours = (len(examples) / statistics.median(times[side]) for side in sides)
+        ratio = rounds.ratio(times["torch"], times["metro_jax"])
+        print(f"{task:12} {torch:9.2f} {ours:9.2f}  {ratio} times as fast", flush=True)
+    return found
 
 
 def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
@@ -178,6 +198,7 @@ def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
     bart_peer.bart(config, params, "float32").half().save_pretrained(root / "peer")
     if arguments.data is not None:  # the measured part of it, so that both sides read the same
         chosen = read_data(arguments.data, arguments.templates, arguments.examples)
+        chosen = {task: own for task, own in chosen.items() if task in (arguments.tasks or chosen)}
         (root / "data").mkdir()
         for task, own in chosen.items():
             lines = [as_line(template, example) for template, examples in own.items() for example in examples]
@@ -185,7 +206,7 @@ def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
     else:
         pieces = [tokenizer.id_to_piece(n) for n in range(4, tokenizer.vocab_size)]
         words = [piece[1:] for piece in pieces if piece.startswith("▁") and piece[1:].isalpha() and piece[1:].islower()]
-        write_data(root / "data", words, arguments.examples, arguments.templates, arguments.seed)
+        write_data(root / "data", words, arguments)
 
 
 def as_line(template: str, example: Any) -> dict[str, Any]:
@@ -201,36 +222,32 @@ def _half(tree: Any) -> Any:
 
 
 def report(
-    data: dict[str, Any], theirs: dict[str, float], load: float, ours: dict[str, float], cold: float, warm: float
+    data: dict[str, Any], times: dict[str, dict[str, list[float]]], load: float, cold: float, warm: float
 ) -> None:
-    """Examples per second, per task and for the whole set."""
-    print(f"\n{'task':12} {'torch':>9} {'metro_jax':>9}  examples per second, without loading")
-    rows = {row.name: row for row in catalogue.evaluations()}
-    fixed = max(0.0, cold - sum(ours.values()))
-    totals = [0.0, fixed]
-    for task, templates in data.items():
-        count = sum(map(len, templates.values()))
-        slow, fast = theirs[task] / count, ours[task] / count
-        print(f"{task:12} {1 / slow:9.2f} {1 / fast:9.2f}  metro_jax is {slow / fast:.2f} times as fast")
-        totals[0] += len(rows[task].templates) * (load + rows[task].examples * slow)
-        totals[1] += len(rows[task].templates) * rows[task].examples * fast
+    """What the measured times mean for the part that was run, and for all templates and examples of its tasks."""
+    seconds = {task: {side: statistics.median(values) for side, values in own.items()} for task, own in times.items()}
     processes = sum(map(len, data.values()))
-    part = sum(theirs.values()) + processes * load
-    print(
-        f"this part with loading: torch {part:.1f} s in {processes} processes that take {load:.1f} s to start and load;"
-    )
+    part = sum(own["torch"] for own in seconds.values()) + processes * load
+    print(f"this part with loading: torch {part:.1f} s in {processes} processes")
     print(f"  metro_jax {cold:.1f} s with nothing compiled before: {part / cold:.2f} times as fast")
     print(f"  metro_jax {warm:.1f} s with the programs of an earlier run: {part / warm:.2f} times as fast")
+    fixed = max(0.0, cold - sum(own["metro_jax"] for own in seconds.values()))
+    rows = {row.name: row for row in catalogue.evaluations()}
+    torch, ours = 0.0, fixed
+    for task, templates in data.items():
+        every = rows[task].examples * len(rows[task].templates) / sum(map(len, templates.values()))
+        torch += len(rows[task].templates) * load + every * seconds[task]["torch"]
+        ours += every * seconds[task]["metro_jax"]
     print(
-        f"all examples of these tasks with loading, from these rates: torch {totals[0] / 3600:.1f} h, metro_jax "
-        f"{totals[1] / 3600:.1f} h, {fixed:.1f} s of it start, load and compilation: {totals[0] / totals[1]:.2f} times"
+        f"all examples of these {len(data)} tasks with loading, from these rates: torch {torch / 3600:.1f} h, "
+        f"metro_jax {ours / 3600:.1f} h, {fixed:.0f} s of it start, load and compilation: {torch / ours:.2f} times"
     )
 
 
 def main() -> None:
     arguments = parse()
     if arguments.side == "peer":
-        peer(arguments)
+        peer_process(arguments)
         return
     print(rounds.machine("jax", "torch", "transformers"))
     with tempfile.TemporaryDirectory() as folder:
@@ -239,22 +256,18 @@ def main() -> None:
         prepare(arguments, root)
         arguments.data = str(root / "data")
         data = read_data(arguments.data, arguments.templates, arguments.examples)
-        for task in set(data) - set(arguments.tasks or data):
-            (root / "data" / f"{task}.jsonl").unlink()
-        data = {task: own for task, own in data.items() if task in (arguments.tasks or data)}
         print(f"{arguments.shape}, float32, {sum(len(e) for own in data.values() for e in own.values())} examples")
-        theirs, load = measure_peer(arguments, data, root)
+        if not arguments.loads:
+            print(HEADER)
+            time_scoring(arguments, data, root)
+            return
+        load = time_loading(arguments, root)
         command = [sys.executable, "-m", "metro_jax.cli", "eval", "t0", str(root / "model"), "--data", arguments.data]
         cold, _ = in_process([*command, "--out", str(root / "out")])
         warm, _ = in_process([*command, "--out", str(root / "again")])
-        ours, scores = measure_ours(MetroT0.from_pretrained(root / "model"), data, arguments.rounds)
-        for task, rows in scores.items():
-            pairs = zip(rows, theirs["scores"][task], strict=True)
-            off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
-            if not off <= AGREE:
-                raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
-        print(f"all scores equal to {AGREE:g}")
-        report(data, theirs["seconds"], load, ours, cold, warm)
+        print(f"metro_jax, the whole command: {cold:.1f} s, and once more {warm:.1f} s", flush=True)
+        print(HEADER)
+        report(data, time_scoring(arguments, data, root), load, cold, warm)
 
 
 def parse() -> argparse.Namespace:
@@ -265,16 +278,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=SHAPES, metavar="NAME", help="some of the 11 (default: all)")
     parser.add_argument("--examples", type=int, default=16, help="per template (default: %(default)s)")
     parser.add_argument("--templates", type=int, default=1, help="per task (default: %(default)s)")
-    parser.add_argument("--loads", type=int, default=3, help="processes to time loading with (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of ours (default: %(default)s)")
+    parser.add_argument("--loads", type=int, default=3, help="processes to time loading with; 0: time scoring alone")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of scoring (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and examples (default: %(default)s)")
     hidden = {"help": argparse.SUPPRESS}
     parser.add_argument("--side", choices=("both", "peer"), default="both", **hidden)
-    for name in ("--peer-model", "--task"):
-        parser.add_argument(name, **hidden)
+    parser.add_argument("--peer-model", **hidden)
     arguments = parser.parse_args()
-    if min(arguments.examples, arguments.templates, arguments.rounds, arguments.loads) < 1:
-        parser.error("--examples, --templates, --rounds and --loads must be at least 1")
+    if min(arguments.examples, arguments.templates, arguments.rounds) < 1 or arguments.loads < 0:
+        parser.error("--examples, --templates and --rounds must be at least 1, --loads at least 0")
     return arguments
 
 

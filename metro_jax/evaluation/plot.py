@@ -108,7 +108,7 @@ def _legend(figure: Any, summaries: Sequence[Mapping[str, Any]], names: Sequence
         handles.append(line)
     note = "one dot per template, bar: median"
     if any(row.get("seen_in_training") for summary in summaries for row in summary["tasks"]):
-        note += "; †: seen in training"
+        note += "; †: seen in training" + (" by at least one" if len(summaries) > 1 else "")
     figure.legend(
         handles=handles, loc="lower center", ncols=min(4, len(handles)), frameon=False, title=note, title_fontsize=8
     )

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.training.data_folder import make_data_folder
 SCRIPT = ROOT / "scripts" / "tpu.py"
 WHERE = ["--name", "metro", "--zone", "us-central2-b"]
 FAKE = pathlib.Path(__file__).parent / "fake_gcloud.py"
-STEPS = 12
+STEPS = 24
 
 
 def tpu(*words: str, environment: dict[str, str] | None = None, status: int = 0) -> tuple[str, str]:
@@ -137,6 +138,12 @@ class Cloud:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
+    def wait(self) -> None:
+        """Until the run of every host has ended well."""
+        while "running" in (said := self.tpu("status")[0]):
+            time.sleep(1)
+        assert set(re.findall(r"host \d: (.*)", said)) == {"exit 0"}, f"{said}\n{self.said()}"
+
     def calls(self, verb: str) -> list[str]:
         return [line for line in (self.folder / "calls").read_text().splitlines() if f" {verb} " in line]
 
@@ -195,7 +202,7 @@ def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> Non
     assert all("--spot" in call for call in cloud.calls("create"))
     assert "continuing from" in cloud.said()
     assert (cloud.run / f"checkpoint_{STEPS}").is_dir()
-    assert sorted(losses(cloud.run)) == [3, 6, 9, 12]
+    assert sorted(losses(cloud.run)) == list(range(3, STEPS + 1, 3))
     assert np.isfinite(list(losses(cloud.run).values())).all()
     said, _ = cloud.tpu("status")
     assert said == "metro: ACTIVE\nhost 0: exit 0\n"
@@ -219,12 +226,12 @@ def test_a_request_that_is_not_granted_ends_the_wait(cloud: Cloud) -> None:
 @pytest.mark.slow
 def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: pathlib.Path, tmp_path) -> None:
     """Stopped by `stop`, continued on a smaller slice with other shardings: the losses of an undisturbed run."""
-    mesh = "partitioning.PjitPartitioner"
+    mesh, steps = "partitioning.PjitPartitioner", {"TRAIN_STEPS": "99"}  # not over before it is stopped
     cloud.has(hosts=4, devices=2)
     cloud.tpu("create", "--accelerator", "v4-32", "--poll", "0.2")
     cloud.tpu("setup", "--wheels", str(cloud.folder / "wheels"))
-    cloud.tpu("launch", *cloud.training(**{f"{mesh}.fsdp_partitions": "4", f"{mesh}.num_partitions": "1"}))
-    _, said = cloud.tpu("launch", *cloud.training(), status=2)
+    cloud.tpu("launch", *cloud.training(**steps, **{f"{mesh}.fsdp_partitions": "4", f"{mesh}.num_partitions": "1"}))
+    _, said = cloud.tpu("launch", *cloud.training(**steps), status=2)
     assert "a run is still going on here: stop it first" in said
     wait_for(cloud.run / "checkpoint_4", [])
     cloud.tpu("stop", "--poll", "0.5")
@@ -234,8 +241,8 @@ def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: 
     cloud.has(hosts=2, devices=2)
     cloud.tpu("create", "--accelerator", "v4-16", "--poll", "0.2")
     cloud.tpu("setup", "--wheels", str(cloud.folder / "wheels"))
-    cloud.tpu("launch", *cloud.training(**{f"{mesh}.fsdp_partitions": "1", f"{mesh}.num_partitions": "2"}))
-    wait_for(cloud.run / f"checkpoint_{STEPS}", [])
+    cloud.tpu("launch", *cloud.training(**steps, **{f"{mesh}.fsdp_partitions": "1", f"{mesh}.num_partitions": "2"}))
+    cloud.wait()
     moved = losses(cloud.run)
 
     cloud.tpu("delete")
@@ -243,7 +250,8 @@ def test_a_run_of_four_hosts_moves_to_two_with_another_mesh(cloud: Cloud, data: 
     cloud.run = tmp_path / "through"
     cloud.tpu("create", "--accelerator", "v4-8", "--poll", "0.2")
     cloud.tpu("setup", "--wheels", str(cloud.folder / "wheels"))
-    cloud.tpu("launch", *cloud.training())
-    wait_for(cloud.run / f"checkpoint_{STEPS}", [])
+    cloud.tpu("launch", *cloud.training(**steps))
+    cloud.wait()
     through = losses(cloud.run)
+    assert len(through) == 33
     assert moved == pytest.approx(through, rel=1e-5)

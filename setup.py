@@ -30,6 +30,7 @@ DATA = [
     "zstandard",
 ]
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
+TPU_PLAN = ["libtpu"]  # the TPU compiler, 213 MB, which runs on any Linux host: `metro-jax plan`
 TEST = ["beartype", "build", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
@@ -50,6 +51,7 @@ setup(
         "data": DATA,
         "beam": DATA + BEAM,
         "tpu": ["jax[tpu]"],
+        "tpu-plan": TPU_PLAN,
         "test": TEST,
         "all": TRAINING + DATA + BEAM + TEST,
     },

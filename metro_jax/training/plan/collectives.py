@@ -25,6 +25,7 @@ KINDS = (
 SCATTERED = "all-reduce-scatter"
 # Between slices: one host's share of the data centre's network per chip, 200 Gbit/s for eight chips (v5e's page).
 DATA_CENTRE = 200e9 / 8 / 8
+WRAPPERS = frozenset({"while", "body", "closed_call", "checkpoint", "rematted_computation", "layers", "_train_step"})
 SMALL = 2**20  # bytes; counts, norms and flags, which cost a latency rather than bandwidth
 
 
@@ -111,7 +112,9 @@ def device_group(rest: str, devices: int) -> tuple[int, ...]:
     tiled = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
     if tiled:
         return tuple(int(i) for i in _iota(tiled[2], tiled[3]).reshape(_numbers(tiled[1]))[0])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}", rest)
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}", rest
+    )
     if named:
         return _named_group(named[1], named[2], named[3], named[4])
     return tuple(range(devices))  # no groups: all together
@@ -150,9 +153,10 @@ def origin(rest: str) -> str:
     match = re.search(r'op_name="([^"]*)"', rest)
     if not match:
         return ""
-    wrappers = ("while", "body", "closed_call", "checkpoint", "rematted_computation", "layers", "vmap()")
-    parts = re.sub(r"(jit|jvp|transpose|vmap)\(([^()]*)\)", r"\2", match[1]).split("/")
-    return "/".join(part for part in parts if part not in wrappers and not part.startswith(("jit(", "_train_step")))
+    path = match[1]
+    while (bare := re.sub(r"\b(?:jit|jvp|transpose|vmap)\(([^()]*)\)", r"\1", path)) != path:
+        path = bare
+    return "/".join(part for part in path.split("/") if part and part not in WRAPPERS)
 
 
 def seconds(collective: Collective, topology: Topology, mesh: Mesh) -> float:

@@ -37,7 +37,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--slices", type=int, default=1, help="slices joined by the data centre's network (default 1)")
     parser.add_argument("--step", default="train", choices=("train", "eval", "generate", "rank"), help="default: train")
-    parser.add_argument("--mesh", help="sizes of the mesh's axes, such as data=16,fsdp=8,model=1; default: the recipe's")
+    parser.add_argument(
+        "--mesh", help="sizes of the mesh's axes, such as data=16,fsdp=8,model=1; default: the recipe's"
+    )
     parser.add_argument("--microbatches", type=int, help="pieces of the batch; default: the recipe's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="bindings", help="a gin binding; repeatable"

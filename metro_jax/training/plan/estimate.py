@@ -1,10 +1,10 @@
 """From a compiled step to memory, traffic and a roofline estimate of its time.
 
-The estimate is no measurement. It takes every matrix product at the chip's peak, every other operation at the speed of
-the memory it reads and writes, every collective at the speed of its links with nothing else on them. What it leaves out
-makes real steps slower: matrix units that are not full, vector arithmetic (random bits for dropout above all), start-up
-of kernels, input, checkpoints. What overlaps makes them faster: collectives run beside products where they can, which is
-why there are two figures, with all of them hidden and with none.
+The estimate is no measurement. It takes every matrix product at the chip's peak, every other operation at the speed
+of the memory it reads and writes, every collective at the speed of its links with nothing else on them. What it leaves
+out makes real steps slower: matrix units that are not full, vector arithmetic (random bits for dropout above all),
+start-up of kernels, input, checkpoints. What overlaps makes them faster: collectives run beside products where they
+can, which is why there are two figures, with all of them hidden and with none.
 """
 
 import dataclasses
@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from metro_jax.training.flops import PEAK_FLOPS
-from metro_jax.training.plan.collectives import Collective, collectives, total_seconds
+from metro_jax.training.plan.collectives import Collective, total_seconds
 from metro_jax.training.plan.hlo import ARRAY, ON_CHIP, Instruction, Program, shape_bytes
 from metro_jax.training.plan.steps import Compiled, Step
 from metro_jax.training.plan.topology import Topology
 
 # They move nothing, or are counted where the bytes are (the bodies of loops).
-FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "opt-barrier iota async-update async-done copy-done all-gather-done all-reduce-done send-done recv-done".split()
-)
+FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "opt-barrier"})
+FREE |= {"while", "conditional", "call", "after-all", "partition-id", "replica-id", "async-update", "async-done"}
+FREE |= {"copy-done", "all-gather-done", "all-reduce-done", "send-done", "recv-done"}
 PRODUCTS = ("convolution", "dot")
 
 
@@ -40,14 +39,12 @@ class Estimate:
     other_seconds: float
     communication_seconds: float
     step_seconds: tuple[float, float]
-    found: Sequence[Collective]
     utilisation: tuple[float, float]
 
 
-def estimate(step: Step, compiled: Compiled, topology: Topology) -> Estimate | None:
+def estimate(step: Step, program: Program, found: Sequence[Collective], topology: Topology) -> Estimate | None:
     """The roofline estimate; None where the chip's rates are not known (devices of this host)."""
-    program, mesh = Program(compiled.text), step.partitioner.mesh
-    found = collectives(program, mesh)
+    mesh = step.partitioner.mesh
     peak = PEAK_FLOPS.get(topology.devices[0].device_kind)
     if topology.chip is None or peak is None:
         return None
@@ -67,7 +64,6 @@ def estimate(step: Step, compiled: Compiled, topology: Topology) -> Estimate | N
         other_seconds=other_seconds,
         communication_seconds=communication,
         step_seconds=(hidden, exposed),
-        found=found,
         utilisation=(model / exposed, model / hidden),
     )
 
@@ -75,8 +71,8 @@ def estimate(step: Step, compiled: Compiled, topology: Topology) -> Estimate | N
 def traffic(program: Program) -> tuple[float, float]:
     """Bytes read and written in main memory per step, by operations with and without matrix products.
 
-    A fusion reads its operands and writes its result once; of an operand that it only slices it reads the slices, and of
-    an array that it updates in place it writes the update. Arrays that the compiler keeps on the chip cost nothing.
+    A fusion reads its operands and writes its result once; of an operand that it only slices it reads the slices, and
+    of an array that it updates in place it writes the update. Arrays that the compiler keeps on the chip cost nothing.
     """
     fused = {name for _, i, _ in program.walk() if i.opcode == "fusion" for name in i.called("calls")}
     products = others = 0.0

@@ -16,6 +16,7 @@ INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 CALLED = re.compile(
     r"\b(calls|to_apply|body|condition|branch_computations|called_computations)=(?:%?([\w.\-]+)|\{([^}]*)\})"
 )
+QUOTE = re.compile(r'(?<!\\)(?:\\\\)*"')
 NAME = re.compile(r"%([\w.\-]+)")
 ON_CHIP = re.compile(r"S\([1-9]\d*\)")  # memory spaces other than the main memory, in an array's layout
 
@@ -92,14 +93,18 @@ class Program:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
         current: dict[str, Instruction] | None = None
+        in_string = False  # custom calls hold whole programs in strings with line breaks
         for line in text.splitlines():
+            was_in_string, in_string = in_string, in_string ^ (len(QUOTE.findall(line)) % 2 == 1)
+            if was_in_string:
+                continue
             if current is None or not line.startswith(" "):
                 header = HEADER.match(line)
                 if header and not line.startswith("HloModule"):
                     current = self.computations.setdefault(header[2], {})
                     self.entry = header[2] if header[1] else self.entry
                 continue
-            if INSTRUCTION.match(line):  # else the middle of a custom call, which may hold line breaks
+            if INSTRUCTION.match(line):
                 instruction = parse_instruction(line)
                 current[instruction.name] = instruction
         if not self.entry:

@@ -38,9 +38,7 @@ def _memory(axes: Any, plan: Plan) -> None:
         bottom += height
     if plan.limit:
         axes.axhline(plan.limit / GIB, color="black", linestyle="--")
-        axes.annotate(
-            f"limit {plan.limit / GIB:.2f} GiB", (0.3, plan.limit / GIB), va="bottom", ha="left", fontsize=9
-        )
+        axes.annotate(f"limit {plan.limit / GIB:.2f} GiB", (0.3, plan.limit / GIB), va="bottom", ha="left", fontsize=9)
         axes.set_ylim(0, 1.1 * max(plan.limit / GIB, bottom))
     axes.set_xlim(-0.5, 0.9)
     axes.set_xticks([])
@@ -57,11 +55,14 @@ def _time(axes: Any, plan: Plan) -> None:
         axes.text(0.5, 0.5, "rates of these devices are not known", ha="center")
         return
     bars = [
-        (f"matrix products, {plan.step.flops / plan.step.partitioner.mesh.size / 1e12:.1f} TFLOP", made.product_seconds),
+        (
+            f"matrix products, {plan.step.flops / plan.step.partitioner.mesh.size / 1e12:.1f} TFLOP",
+            made.product_seconds,
+        ),
         (f"other operations, {size(made.other_bytes)}", made.other_seconds),
     ]
-    sent = sum(c.sent_per_step for c in made.found)
-    for (kind, where), entry in list(by_kind(made.found).items())[:4]:
+    sent = sum(c.sent_per_step for c in plan.collectives)
+    for (kind, where), entry in list(by_kind(plan.collectives).items())[:4]:
         share = entry["sent"] / sent if sent else 0.0
         label = f"{kind} over {'+'.join(where) or 'a part'}, {size(entry['sent'])}"
         bars.append((label, share * made.communication_seconds))

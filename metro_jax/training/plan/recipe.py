@@ -1,4 +1,4 @@
-"""What a run's gin files say, for devices that are not there and without its data: model, trainer, shapes of a batch."""
+"""What a run's gin files say, for devices that are not there and without its data: model, trainer, shapes."""
 
 import copy
 import dataclasses
@@ -48,9 +48,7 @@ class Recipe:
         lengths = converter(pack=cfg.pack).get_model_feature_lengths(cfg.task_feature_lengths)
         types = {name: spec.dtype.as_numpy_dtype for name, spec in converter.MODEL_FEATURES.items()}
         types |= {name: dtype.as_numpy_dtype for name, dtype in converter.PACKING_FEATURE_DTYPES.items()}
-        return {
-            name: jax.ShapeDtypeStruct((cfg.batch_size, length), types[name]) for name, length in lengths.items()
-        }
+        return {name: jax.ShapeDtypeStruct((cfg.batch_size, length), types[name]) for name, length in lengths.items()}
 
     def partitioner(self, devices: Sequence[Any], mesh: Mapping[str, int] | None = None) -> PjitPartitioner:
         """The mesh over `devices`: as the gin files say, or of the given sizes.
@@ -75,7 +73,9 @@ class Recipe:
         """The runtime's trainer on a mesh; nothing is computed."""
         shapes = {name: feature.shape for name, feature in self.features().items()}
         override = {} if microbatches is None else {"num_microbatches": microbatches}
-        return self.trainer_cls(model=self.model, partitioner=partitioner, input_shapes=shapes, **self.options, **override)
+        return self.trainer_cls(
+            model=self.model, partitioner=partitioner, input_shapes=shapes, **self.options, **override
+        )
 
 
 def load(file: str, bindings: Sequence[str] = (), more_files: Sequence[str] = ()) -> Recipe:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from metro_jax.training.plan.collectives import SMALL, by_kind
+from metro_jax.training.plan.collectives import SMALL, Collective, by_kind, collectives
 from metro_jax.training.plan.estimate import Estimate, breakdown, estimate
+from metro_jax.training.plan.hlo import Program
 from metro_jax.training.plan.recipe import Recipe, describe_mesh
 from metro_jax.training.plan.steps import Compiled, Step, TooLargeError, compile_step
 from metro_jax.training.plan.topology import GIB, Topology
@@ -33,7 +35,8 @@ class Plan:
     level: str
     compiled: Compiled | None
     too_large: TooLargeError | None
-    estimate: Estimate | None
+    collectives: Sequence[Collective] = ()
+    estimate: Estimate | None = None
 
     @property
     def limit(self) -> float | None:
@@ -67,8 +70,11 @@ def make_plan(recipe: Recipe, topology: Topology, step: Step, level: str = "defa
     try:
         compiled = compile_step(step, level)
     except TooLargeError as error:
-        return Plan(**common, compiled=None, too_large=error, estimate=None)
-    return Plan(**common, compiled=compiled, too_large=None, estimate=estimate(step, compiled, topology))
+        return Plan(**common, compiled=None, too_large=error)
+    program = Program(compiled.text)
+    found = collectives(program, step.partitioner.mesh)
+    made = estimate(step, program, found, topology)
+    return Plan(**common, compiled=compiled, too_large=None, collectives=found, estimate=made)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -94,9 +100,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
     if plan.compiled is not None:
         data["memory"] |= breakdown(step, plan.compiled)
         data["compile_seconds"] = round(plan.compiled.seconds, 1)
+        data["collectives"] = [c.summary() for c in plan.collectives]
     if made is not None:
         best, worst = made.step_seconds
-        data["collectives"] = [c.summary() for c in made.found]
         data["traffic_bytes"] = {"products": made.product_bytes, "other": made.other_bytes}
         data["estimate"] = {
             "assumptions": ASSUMPTIONS,
@@ -128,11 +134,14 @@ def as_text(plan: Plan) -> str:
     ]
     if plan.compiled is None:
         return "\n".join([*lines, *too_large_lines(plan)])
-    effort = "" if plan.level == "default" else f" at {plan.level}, which shows neither traffic nor time as they will be"
+    effort = (
+        "" if plan.level == "default" else f" at {plan.level}, which shows neither traffic nor time as they will be"
+    )
     lines.append(f"compiled in {plan.compiled.seconds:.0f} s{effort}")
     lines += ["", *memory_lines(plan), "", *flops_lines(step)]
+    lines += ["", *collective_lines(plan.collectives)]
     if plan.estimate is not None:
-        lines += ["", *collective_lines(plan.estimate), "", *estimate_lines(plan, plan.estimate)]
+        lines += ["", *estimate_lines(plan, plan.estimate)]
     return "\n".join(lines)
 
 
@@ -141,10 +150,10 @@ def memory_lines(plan: Plan) -> list[str]:
     assert plan.compiled is not None
     parts = breakdown(plan.step, plan.compiled)
     lines = ["memory per device"]
-    lines += [f"  {name:28} {value / GIB:9.2f} GiB" for name, value in parts.items()]
+    lines += [f"  {name:28} {memory(value):>12}" for name, value in parts.items()]
     if plan.limit and plan.peak:
         verdict = "fits" if plan.fits else "DOES NOT FIT"
-        lines.append(f"  {'limit':28} {plan.limit / GIB:9.2f} GiB   {verdict}: {plan.peak / plan.limit:.0%} used")
+        lines.append(f"  {'limit':28} {memory(plan.limit):>12}   {verdict}: {plan.peak / plan.limit:.0%} used")
     return lines
 
 
@@ -158,17 +167,17 @@ def flops_lines(step: Step) -> list[str]:
     ]
 
 
-def collective_lines(made: Estimate) -> list[str]:
+def collective_lines(found: Sequence[Collective]) -> list[str]:
     """What each kind of collective sends, and the heaviest ones."""
-    if not made.found:
+    if not found:
         return ["collectives: none"]
     lines = ["collectives per device and step"]
-    for (kind, axes), entry in by_kind(made.found).items():
+    for (kind, axes), entry in by_kind(found).items():
         lines.append(
-            f"  {kind:20} over {'+'.join(axes) or 'a part':12} {entry['times']:6.0f} times  {size(entry['payload']):>9}, "
-            f"sends {size(entry['sent'])}"
+            f"  {kind:20} over {'+'.join(axes) or 'a part':12} {entry['times']:6.0f} times  "
+            f"{size(entry['payload']):>9}, sends {size(entry['sent'])}"
         )
-    heavy = [c for c in made.found if c.payload * c.times >= SMALL][:3]
+    heavy = [c for c in found if c.payload * c.times >= SMALL][:3]
     lines += [f"    {c.kind} of {size(c.payload)} x {c.times}: {c.where}" for c in heavy]
     return lines
 
@@ -184,7 +193,7 @@ def estimate_lines(plan: Plan, made: Estimate) -> list[str]:
         f"  communication     {1e3 * made.communication_seconds:9.1f} ms   "
         f"{made.communication_seconds / total:.0%} of the step if nothing hides it",
         f"  step              {1e3 * best:9.1f} to {1e3 * worst:.1f} ms",
-        f"  utilisation       {made.utilisation[0]:9.0%} to {made.utilisation[1]:.0%} of the chips' peak by the model's FLOPs",
+        f"  utilisation       {made.utilisation[0]:9.0%} to {made.utilisation[1]:.0%} of the peak, model FLOPs",
         f"  tokens            {plan.step.tokens / worst:,.0f} to {plan.step.tokens / best:,.0f} per second",
     ]
     if plan.steps:
@@ -207,6 +216,11 @@ def too_large_lines(plan: Plan) -> list[str]:
         f"{limit / GIB:.2f} there are",
         f"(of it {held} GiB; the rest is activations and temporaries)",
     ]
+
+
+def memory(count: float) -> str:
+    """Bytes for people, in powers of 1024 like memories."""
+    return f"{count / GIB:.2f} GiB" if count >= 0.1 * GIB else f"{count / 2**20:.2f} MiB"
 
 
 def size(count: float) -> str:

@@ -82,7 +82,9 @@ class Compiled:
     memory: Any
 
 
-def training_step(recipe: Recipe, partitioner: PjitPartitioner, microbatches: int | None = None, train: bool = True) -> Step:
+def training_step(
+    recipe: Recipe, partitioner: PjitPartitioner, microbatches: int | None = None, train: bool = True
+) -> Step:
     """The update of `trainer.Trainer`, or the losses that it evaluates."""
     trainer = recipe.trainer(partitioner, microbatches)
     features = recipe.features()

@@ -123,7 +123,7 @@ def canonical(name: str) -> str:
         near = difflib.get_close_matches(name, [*CHIPS, *(f"{g}-{n}" for g in SHAPES for n in SHAPES[g])], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"--topology {name}: unknown; give a Cloud name such as v5e-8, v4-128, v5p-64, v6e-256, or a shape of chips "
+            f"--topology {name}: unknown; give a Cloud name such as v5e-8, v4-128, v5p-64, v6e-256, a shape of chips "
             f"such as v4:4x4x8 (generations: {', '.join(CHIPS)}), cpu:8, or gpu for the ones of this machine{hint}"
         )
     if not match:

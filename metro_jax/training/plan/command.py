@@ -59,6 +59,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--source", type=int, default=512, help="generate, rank: tokens of a text (default 512)")
     parser.add_argument("--target", type=int, default=256, help="generate: new tokens; rank: tokens of all choices")
     parser.add_argument("--json", metavar="FILE", help="write everything there as JSON")
+    parser.add_argument("--hlo", metavar="FILE", help="write the compiled program there, as XLA's text")
     parser.add_argument("--picture", metavar="FILE", help="draw memory and traffic there (.png, .svg, .pdf)")
     return parser
 

@@ -33,6 +33,8 @@ def plan(arguments: argparse.Namespace) -> int:
     print(report.as_text(result))
     if arguments.json:
         report.write_json(result, arguments.json)
+    if arguments.hlo and result.compiled is not None:
+        pathlib.Path(arguments.hlo).write_text(result.compiled.text)
     if arguments.picture and result.compiled is not None:
         picture.draw(result, arguments.picture)
         print(f"picture: {arguments.picture}")

@@ -132,7 +132,7 @@ def names() -> list[str]:
         os.path.relpath(os.path.join(folder, file), root).removesuffix(".gin")
         for folder, _, files in os.walk(root)
         for file in files
-        if file.endswith(".gin")
+        if file.endswith(".gin") and os.path.basename(folder) != "topologies"
     ]
     return sorted(found)
 

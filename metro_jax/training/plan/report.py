@@ -134,9 +134,7 @@ def as_text(plan: Plan) -> str:
     ]
     if plan.compiled is None:
         return "\n".join([*lines, *too_large_lines(plan)])
-    effort = (
-        "" if plan.level == "default" else f" at {plan.level}, which shows neither traffic nor time as they will be"
-    )
+    effort = "" if plan.level == "default" else f" at {plan.level}, which shows neither traffic nor time as they are"
     lines.append(f"compiled in {plan.compiled.seconds:.0f} s{effort}")
     lines += ["", *memory_lines(plan), "", *flops_lines(step)]
     lines += ["", *collective_lines(plan.collectives)]

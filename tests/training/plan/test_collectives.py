@@ -97,6 +97,8 @@ def test_between_slices_the_data_centre_is_the_limit():
 
 
 def test_where_it_came_from_without_wrappers():
-    text = 'metadata={op_name="jit(_train_step)/transpose(jvp(Metro))/decoder/while/body/closed_call/checkpoint/wo/dot"}'
+    text = (
+        'metadata={op_name="jit(_train_step)/transpose(jvp(Metro))/decoder/while/body/closed_call/checkpoint/wo/dot"}'
+    )
     assert origin(text) == "Metro/decoder/wo/dot"
     assert origin("") == ""

@@ -48,7 +48,9 @@ def test_memory_on_the_chip_can_be_left_out():
 
 
 def test_a_tuple_is_parsed_to_its_end():
-    found = parse_instruction("  ROOT %t.1 = (s32[]{:T(128)}, f32[2]{0:T(256)}) tuple(%a, /*index=1*/%b.2), metadata={}")
+    found = parse_instruction(
+        "  ROOT %t.1 = (s32[]{:T(128)}, f32[2]{0:T(256)}) tuple(%a, /*index=1*/%b.2), metadata={}"
+    )
     assert (found.opcode, found.operands, found.root) == ("tuple", ("a", "b.2"), True)
     assert found.bytes == 12
 

@@ -1,4 +1,4 @@
-"""Ways to compute the encoder's self attention, compiled for one TPU chip: memory, FLOPs and traffic; and how they agree.
+"""Ways to compute the encoder's self attention, compiled for one TPU chip: memory, FLOPs, traffic; and how they agree.
 
     python benchmarks/attention.py                              (compiles for a v5e chip: needs libtpu, 213 MB)
     python benchmarks/attention.py --topology v6e:1x1 --rows 32 --length 512
@@ -97,7 +97,6 @@ def compiled(arguments: argparse.Namespace) -> None:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
     inputs = shapes(arguments.rows, arguments.length, arguments.heads, 64, jnp.bfloat16, array)
-    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=place)
 
     def dropped(kind: str) -> Callable[..., Any]:
         def side(query: Any, k: Any, value: Any, bias: Any, visible: Any) -> Any:
@@ -106,7 +105,6 @@ def compiled(arguments: argparse.Namespace) -> None:
         return side
 
     sides = {**SIDES, "einsum, dropout (threefry)": dropped("threefry2x32"), "einsum, dropout (rbg)": dropped("rbg")}
-    del key
     print(f"{target.name}, {arguments.rows} rows of {arguments.length}, {arguments.heads} heads of 64, bfloat16")
     print(f"{'attention, value and gradient':32} {'peak MiB':>9} {'GFLOP':>8} {'traffic MB':>11}")
     for name, side in sides.items():
@@ -159,7 +157,6 @@ def report(name: str, program: Any, flops: float, traffic: Any, program_of: Any)
 
 def numerics(arguments: argparse.Namespace) -> None:
     """Largest differences from the einsum in float32, on this machine."""
-    import jax
     import jax.numpy as jnp
     import numpy as np
     from jax.experimental import pallas

@@ -5,9 +5,9 @@
     python benchmarks/tpu_table.py --out plans --table                (only prints what is there)
     python benchmarks/tpu_table.py --out plans --budgets tests/training/plan/budgets.json
 
-Each is `metro-jax plan RECIPE --topology NAME --gin_file recipes/topologies/NAME.gin --json OUT/...` in a process of its
-own (needs libtpu, 213 MB). Stopped, it goes on where it was. With --budgets it writes the measured memory and traffic
-to the file that the tests compare with.
+Each is `metro-jax plan RECIPE --topology NAME --gin_file recipes/topologies/NAME.gin --json OUT/...` in a process of
+its own (needs libtpu, 213 MB). Stopped, it goes on where it was. With --budgets it writes the measured memory and
+traffic to the file that the tests compare with.
 """
 
 import argparse

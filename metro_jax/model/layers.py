@@ -90,6 +90,33 @@ def toeplitz(line: Num[Array, "heads two_length_minus_1"]) -> Num[Array, "heads 
     return rows.reshape(heads, length, width - 1)[:, :, :length]
 
 
+def relative_bias(
+    table: Float[Array, "buckets heads"], buckets: Int[Array, "two_length_minus_1"]
+) -> Float[Array, "heads length length"]:
+    """Bias of every query and key, as a product with one-hot buckets: exact, and its gradient is a product too.
+
+    The same by `toeplitz` costs TPUs several copies of the whole, since rows of an odd width do not fit their tiles,
+    and their compiler most of a layer's time (docs/tpu_plan.md).
+    """
+    length = (buckets.shape[0] + 1) // 2
+    relative = jnp.arange(length)[None, :] - jnp.arange(length)[:, None] + length - 1
+    one_hot = buckets[relative][None] == jnp.arange(table.shape[0])[:, None, None]
+    return jnp.einsum("bh,bqk->hqk", jnp.asarray(table, jnp.float32), one_hot.astype(jnp.float32), precision="highest")
+
+
+def take_rows(table: Float[Array, "rows width"], index: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
+    """table[index] of a short table; on TPU as a product, since the gradient of a look-up is a scatter there."""
+
+    def product(table: Array, index: Array) -> Array:
+        one_hot = jax.nn.one_hot(index, table.shape[0], dtype=table.dtype)
+        return jnp.einsum("...v,vd->...d", one_hot, table, precision=precision(table.dtype))
+
+    def look_up(table: Array, index: Array) -> Array:
+        return jnp.take(table, index, axis=0)
+
+    return jax.lax.platform_dependent(table, index, tpu=product, default=look_up)
+
+
 class Dropout(nn.Module):
     """Zeroes a share `rate` of x and scales up the rest; every row of the batch has its own key (`rows.py`)."""
 
@@ -255,9 +282,7 @@ class EncoderLayer(nn.Module):
             named(init, "relpos_buckets", "heads"),
             (c.relative_attention_num_buckets, c.num_heads),
         )
-        # A product with one-hot rows: its gradient is a product too, where a gather's would be a scatter.
-        one_hot = jax.nn.one_hot(buckets, c.relative_attention_num_buckets, dtype=jnp.float32)
-        bias = toeplitz(jnp.einsum("rb,bh->hr", one_hot, jnp.asarray(table), precision="highest"))
+        bias = relative_bias(table, buckets)
         drop = Dropout(c.dropout_rate)
         attended = Attention(c, self.generator, name="self_attention")(x, x, mask, bias, deterministic)
         x = clamp_float16(layer_norm(c, "self_attention_norm")(x + drop(attended, deterministic=deterministic)))

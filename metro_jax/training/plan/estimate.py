@@ -8,6 +8,7 @@ can, which is why there are two figures, with all of them hidden and with none.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcas
 FREE |= {"while", "conditional", "call", "after-all", "partition-id", "replica-id", "async-update", "async-done"}
 FREE |= {"copy-done", "all-gather-done", "all-reduce-done", "send-done", "recv-done"}
 PRODUCTS = ("convolution", "dot")
+ELEMENTWISE = frozenset({"add", "subtract", "multiply", "divide", "maximum", "minimum", "select", "compare", "convert"})
+ELEMENTWISE |= {"and", "or", "xor", "not", "shift-left", "shift-right-logical", "shift-right-arithmetic"}
+ELEMENTWISE |= {"exponential", "log", "log-plus-one", "rsqrt", "sqrt", "negate", "abs", "clamp", "tanh", "logistic"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Estimate:
     communication_seconds: float
     step_seconds: tuple[float, float]
     utilisation: tuple[float, float]
+    vector_operations: float
 
 
 def estimate(step: Step, program: Program, found: Sequence[Collective], topology: Topology) -> Estimate | None:
@@ -65,6 +70,7 @@ def estimate(step: Step, program: Program, found: Sequence[Collective], topology
         communication_seconds=communication,
         step_seconds=(hidden, exposed),
         utilisation=(model / exposed, model / hidden),
+        vector_operations=vector_operations(program),
     )
 
 
@@ -85,6 +91,28 @@ def traffic(program: Program) -> tuple[float, float]:
         else:
             others += moved
     return products, others
+
+
+def vector_operations(program: Program) -> float:
+    """Element-wise operations per step and device: what the vector units do, of which the estimate has no rate.
+
+    Most of them are random bits: one number takes some hundred integer operations with JAX's own generator.
+    """
+    return float(
+        sum(
+            times * elements(instruction.shape)
+            for _, instruction, times in program.walk()
+            if instruction.opcode in ELEMENTWISE
+        )
+    )
+
+
+def elements(shape: str) -> int:
+    """Numbers in an array type."""
+    match = ARRAY.match(shape)
+    if match is None:
+        return 0
+    return math.prod(int(size) for size in match[2].split(",") if size)
 
 
 def has_product(program: Program, instruction: Instruction) -> bool:

@@ -84,12 +84,14 @@ class Program:
 
     Args:
         text: of `compiled.as_text()`.
+        loop: how often a loop of unknown length is taken to run.
 
     Raises:
         ValueError: the text has no entry computation.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, loop: int = 1) -> None:
+        self.loop = loop
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
         current: dict[str, Instruction] | None = None
@@ -136,13 +138,13 @@ class Program:
     def trip_count(self, loop: Instruction) -> int:
         """How often a loop runs: what the compiler says, else the constant that its counter is compared with.
 
-        Loops of unknown length, such as generation up to the end mark, count once.
+        Loops of unknown length, such as generation up to the end mark, run `self.loop` times.
         """
         stated = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
         if stated:
             return int(stated[1])
         bounds = list(self._compared(loop.called("condition")[0]))
-        return bounds[0] if len(bounds) == 1 else 1
+        return bounds[0] if len(bounds) == 1 else self.loop
 
     def _compared(self, name: str) -> Iterator[int]:
         """Constants of a condition `counter < constant`, fused or not; none where it looks otherwise."""

@@ -71,7 +71,7 @@ def make_plan(recipe: Recipe, topology: Topology, step: Step, level: str = "defa
         compiled = compile_step(step, level)
     except TooLargeError as error:
         return Plan(**common, compiled=None, too_large=error)
-    program = Program(compiled.text)
+    program = Program(compiled.text, step.loop)
     found = collectives(program, step.partitioner.mesh)
     made = estimate(step, program, found, topology)
     return Plan(**common, compiled=compiled, too_large=None, collectives=found, estimate=made)
@@ -109,6 +109,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "step_seconds": [best, worst],
             "products_seconds": made.product_seconds,
             "other_seconds": made.other_seconds,
+            "vector_operations": made.vector_operations,
             "communication_seconds": made.communication_seconds,
             "model_flops_utilisation": list(made.utilisation),
             "tokens_per_second": [step.tokens / worst, step.tokens / best],
@@ -188,11 +189,13 @@ def estimate_lines(plan: Plan, made: Estimate) -> list[str]:
         "roofline estimate (no measurement: see the assumptions below)",
         f"  matrix products   {1e3 * made.product_seconds:9.1f} ms",
         f"  other operations  {1e3 * made.other_seconds:9.1f} ms   {size(made.other_bytes)} of memory traffic",
+        f"  (and {made.vector_operations:.1e} element-wise operations on the vector units, of unpublished rate)",
         f"  communication     {1e3 * made.communication_seconds:9.1f} ms   "
         f"{made.communication_seconds / total:.0%} of the step if nothing hides it",
         f"  step              {1e3 * best:9.1f} to {1e3 * worst:.1f} ms",
         f"  utilisation       {made.utilisation[0]:9.0%} to {made.utilisation[1]:.0%} of the peak, model FLOPs",
-        f"  tokens            {plan.step.tokens / worst:,.0f} to {plan.step.tokens / best:,.0f} per second",
+        f"  {'generated' if plan.step.loop > 1 else 'tokens':17} {plan.step.tokens / worst:,.0f} to "
+        f"{plan.step.tokens / best:,.0f} per second",
     ]
     if plan.steps:
         lines.append(

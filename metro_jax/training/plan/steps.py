@@ -15,6 +15,7 @@ from metro_jax.decoding import Greedy, bucket_length
 from metro_jax.inference import engine
 from metro_jax.inference.engine import Trees
 from metro_jax.model import serving
+from metro_jax.model.cache import decode_step, init_cache
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import init_params
 from metro_jax.training.flops import dot_flops
@@ -26,7 +27,9 @@ KINDS = ("train", "eval", "generate", "rank")
 # The compiler's effort: O0 shows in seconds whether a step compiles and about what it needs; only the default fuses
 # and schedules as the runtime's own compilation does.
 LEVELS = {"default": "UNKNOWN", "O0": "O0", "O1": "O1", "O2": "O2", "O3": "O3"}
-TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+TOO_LARGE = re.compile(
+    r"(?:Used |temporaries \()([\d.]+)([KMGT])(?: of |\) exceeds available HBM \()([\d.]+)([KMGT])", re.IGNORECASE
+)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -49,12 +52,12 @@ class Step:
     """A step before compilation.
 
     Args:
-        flops: matrix products as traced, on all devices together, recomputation counted; loops of unknown length once.
+        flops: matrix products as traced, on all devices together, recomputation counted.
         model_flops: what the model itself needs, without recomputation.
-        tokens: encoder positions of the batch, pads included; for generation, tokens generated in one go through the
-            loop (one per row).
+        tokens: encoder positions of the batch, pads included; for generation, the tokens generated at most.
         state: bytes per device by name: parameters, moments, batch.
         microbatches: pieces of the batch.
+        loop: most runs of a loop whose length is not fixed: generation's, which ends at the end marks.
     """
 
     kind: str
@@ -65,6 +68,7 @@ class Step:
     tokens: int
     state: dict[str, int]
     microbatches: int = 1
+    loop: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +144,7 @@ def inference_step(
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
         arrays: tuple[Any, ...] = (weights, tokens, mask, limit, key, array((height,), jnp.int32))
         static |= {"max_length": length, "options": Greedy()}
-        program, counted = engine.generate_tokens, height
+        program, counted, loop = engine.generate_tokens, height * target, target
     else:
         nodes = (height, target)
         trees = Trees(
@@ -150,8 +154,10 @@ def inference_step(
             array(nodes, jnp.int32),
             array(nodes, jnp.int32),
         )
-        arrays, program, counted = (weights, tokens, mask, trees), engine.score_trees, height * source
+        arrays, program, counted, loop = (weights, tokens, mask, trees), engine.score_trees, height * source, 1
     flops = dot_flops(lambda *given: program.function(*given, **static), *arrays)
+    if loop > 1:  # of which the trace has one run
+        flops += (loop - 1) * decoding_flops(weights, config, tokens, mask, static["max_length"])
     batch = jax.tree.map(lambda x: x.sharding, arrays[1:])
     return Step(
         kind=kind,
@@ -164,7 +170,16 @@ def inference_step(
             "parameters": local_bytes(weights, jax.tree.map(lambda x: x.sharding, weights)),
             "batch": local_bytes(arrays[1:], batch),
         },
+        loop=loop,
     )
+
+
+def decoding_flops(weights: Any, config: MetroConfig, tokens: Any, mask: Any, max_length: int) -> float:
+    """Matrix products of one token for every row."""
+    encoded = jax.ShapeDtypeStruct((*tokens.shape, config.d_model), config.dtype)
+    cache = jax.eval_shape(lambda w, e, m: init_cache(w, config, e, m, max_length), weights, encoded, mask)
+    last = jax.ShapeDtypeStruct(tokens.shape[:1], jnp.int32)
+    return dot_flops(lambda w, t, c: decode_step(w, config, t, c), weights, last, cache)
 
 
 def make_step(
@@ -200,7 +215,7 @@ def compile_step(step: Step, level: str = "default") -> Compiled:
     start = time.perf_counter()
     with optimization_level(level):
         try:
-            compiled = step.lowered.compile()
+            compiled = step.lowered.compile(compiler_options=_options(step, level))
         except jax.errors.JaxRuntimeError as error:
             if "hbm" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise TooLargeError(str(error)) from error
@@ -209,6 +224,13 @@ def compile_step(step: Step, level: str = "default") -> Compiled:
     # Donated arguments are counted once; the compiler's own peak knows what lives at the same time.
     peak = getattr(memory, "peak_memory_in_bytes", 0) or None
     return Compiled(compiled.as_text(), time.perf_counter() - start, peak, memory)
+
+
+def _options(step: Step, level: str) -> dict[str, Any] | None:
+    """What the compiler of CPUs is told; JAX's own setting reaches the one of TPUs only."""
+    if level == "default" or step.partitioner.mesh.devices.flat[0].platform != "cpu":
+        return None
+    return {"xla_backend_optimization_level": int(level[1])}
 
 
 @contextlib.contextmanager

@@ -57,7 +57,6 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask which slice this host belongs to
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "TPU_ACCELERATOR_TYPE": "",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the host may be a TPU VM on which something else runs
 }
 

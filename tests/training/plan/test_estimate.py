@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from metro_jax.training.flops import PEAK_FLOPS
 from metro_jax.training.partitioning import AXES
 from metro_jax.training.plan.collectives import collectives, total_seconds
-from metro_jax.training.plan.estimate import estimate, traffic
+from metro_jax.training.plan.estimate import elements, estimate, traffic, vector_operations
 from metro_jax.training.plan.hlo import Program
 from metro_jax.training.plan.topology import CHIPS, Topology
 from tests.training.plan.programs import LAYERS
@@ -27,6 +27,13 @@ def test_traffic_counts_slices_and_loops():
     counters = 4 + 3 * 4  # where to slice, and the counter's sum
     condition = 2 * 4 + 1
     assert others == 12 * (cast + collective + counters + condition) + hidden + 4000
+
+
+def test_vector_operations_are_counted_by_element():
+    # A layer's weights are cast, twelve times; its counter is raised and compared.
+    assert vector_operations(Program(LAYERS)) == 12 * (384 * 768 + 1 + 1)
+    assert elements("pred[]{:T(512)}") == 1
+    assert elements("(f32[2], f32[3])") == 0
 
 
 def test_the_estimate_adds_up():

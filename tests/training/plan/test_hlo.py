@@ -21,6 +21,7 @@ def test_a_stated_trip_count_wins():
 def test_a_loop_of_unknown_length_counts_once():
     text = LAYERS.replace("direction=LT", "direction=NE")
     assert Program(text).times["body.1"] == 1
+    assert Program(text, loop=256).times["body.1"] == 256
 
 
 def test_lines_of_custom_calls_are_no_instructions():

@@ -5,9 +5,9 @@
     python benchmarks/tpu_table.py --out plans --table                (only prints what is there)
     python benchmarks/tpu_table.py --out plans --budgets tests/training/plan/budgets.json
 
-Each is `metro-jax plan RECIPE --topology NAME --gin_file recipes/topologies/NAME.gin --json OUT/...` in a process of
-its own (needs libtpu, 213 MB). Stopped, it goes on where it was. With --budgets it writes the measured memory and
-traffic to the file that the tests compare with.
+Each is `metro-jax plan RECIPE --topology NAME --gin_file recipes/topologies/NAME.gin --json OUT/...` (for large++ with
+NAME_large.gin) in a process of its own (needs libtpu, 213 MB). Stopped, it goes on where it was. With --budgets it
+writes the measured memory and traffic to the file that the tests compare with.
 """
 
 import argparse
@@ -42,7 +42,8 @@ def compile_one(job: tuple[str, str, str], path: pathlib.Path, timeout: float) -
     recipe, machine, step = job
     command = [sys.executable, "-m", "metro_jax.cli", "plan", recipe, "--topology", machine, "--json", str(path)]
     if step == "train":
-        command += ["--gin_file", f"recipes/topologies/{machine.replace('-', '_')}.gin"]
+        size = "_large" if "largepp" in recipe else ""
+        command += ["--gin_file", f"recipes/topologies/{machine.replace('-', '_')}{size}.gin"]
     else:
         command += ["--step", step]
     print(" ".join(command[3:]), file=sys.stderr, flush=True)

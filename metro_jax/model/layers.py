@@ -15,7 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from metro_jax.model.config import MetroConfig
-from metro_jax.model.rows import keys_by_row
+from metro_jax.model.rows import drawn_by_device, is_hardware, keys_by_row
 
 # Finite, so that a row with no visible key gives an average rather than NaN; such rows are never read (spec 2.6).
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -118,7 +118,8 @@ def take_rows(table: Float[Array, "rows width"], index: Int[Array, "*batch"]) ->
 
 
 class Dropout(nn.Module):
-    """Zeroes a share `rate` of x and scales up the rest; every row of the batch has its own key (`rows.py`)."""
+    """Zeroes a share `rate` of x and scales up the rest; every row of the batch has its own key, or with
+    keys of the hardware every device (`rows.py`)."""
 
     rate: float
 
@@ -126,8 +127,12 @@ class Dropout(nn.Module):
     def __call__(self, x: Float[Array, "batch ..."], deterministic: bool = True) -> Float[Array, "batch ..."]:
         if deterministic or self.rate == 0.0:
             return x
-        keys = keys_by_row(self.make_rng("dropout"), x.shape[0])
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        key = self.make_rng("dropout")
+        if is_hardware(key):
+            kept = drawn_by_device(lambda key, shape: jax.random.bernoulli(key, 1.0 - self.rate, shape), key, x.shape)
+        else:
+            keys = keys_by_row(key, x.shape[0])
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), 0)
 
 

@@ -12,7 +12,7 @@ from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, precision, uniform
 from metro_jax.model.network import PAD, Encoder, EncoderDecoder, Stack, project, same_segment, visible_keys
 from metro_jax.model.network import combine as combine_masks
-from metro_jax.model.rows import in_pieces, keys_by_row
+from metro_jax.model.rows import drawn_by_device, in_pieces, is_hardware, keys_by_row
 
 
 @struct.dataclass
@@ -173,7 +173,10 @@ class MetroPretraining(EncoderDecoder):
         if sampled_tokens is None:
             # No gradient flows through a draw (spec 3.4).
             key, frozen = self.make_rng("sampling"), jax.lax.stop_gradient(generator_logits)
-            if in_pieces():
+            if is_hardware(key):
+                noise = drawn_by_device(jax.random.gumbel, key, frozen.shape)
+                drawn = jnp.argmax(frozen + noise, axis=-1)
+            elif in_pieces():
                 drawn = jax.vmap(jax.random.categorical)(keys_by_row(key, source.shape[0]), frozen)
             else:  # one key for the whole array gives the same draws on every mesh
                 drawn = jax.random.categorical(key, frozen)

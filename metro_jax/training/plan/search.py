@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from metro_jax.training.plan import recipe as recipes
@@ -13,7 +13,7 @@ from metro_jax.training.plan.steps import training_step
 from metro_jax.training.plan.topology import GIB, Topology
 
 REMAT = ("none", "minimal", "full")  # from the most memory to the least
-MICROBATCHES = (1, 2, 4, 8)
+MICROBATCHES = (1, 2, 4, 8, 16, 32)
 # Wider fsdp axes leave slices of d_model below a tile of the matrix units: 768/16 = 48, and no reduce-scatter at all.
 FSDP = (1, 2, 4, 8, 16)
 MODEL = (1, 2)
@@ -65,7 +65,7 @@ class Result:
 
 
 def choices(devices: int, batch: int, d_model: int, num_heads: int) -> list[Choice]:
-    """Every combination that the devices, rows and sizes allow, those with the least extra work first."""
+    """Every combination that the devices, rows and sizes allow: few pieces first, then little computed again."""
     found = [
         Choice(fsdp, model, remat, microbatches)
         for fsdp, model, remat, microbatches in itertools.product(FSDP, MODEL, REMAT, MICROBATCHES)
@@ -74,16 +74,24 @@ def choices(devices: int, batch: int, d_model: int, num_heads: int) -> list[Choi
         and d_model % fsdp == 0
         and num_heads % model == 0
     ]
-    return sorted(found, key=lambda c: (c.model, REMAT.index(c.remat), c.microbatches, c.fsdp))
+    return sorted(found, key=lambda c: (c.model, c.microbatches, REMAT.index(c.remat), c.fsdp))
 
 
-def attempts(arguments: argparse.Namespace, topology: Topology) -> Iterator[Result]:
+def saving_first(choice: Choice) -> tuple[int, ...]:
+    """Order in which to look for something that fits at all."""
+    return choice.model, choice.fsdp * choice.microbatches, -REMAT.index(choice.remat)
+
+
+def attempts(
+    arguments: argparse.Namespace, topology: Topology, order: Callable[[Choice], tuple[int, ...]] | None = None
+) -> Iterator[Result]:
     """Compiles one combination after another, leaving out what needs as much memory as one that was too large."""
     base = recipes.load(arguments.recipe, arguments.bindings, arguments.gin_file)
     config, devices = base.model.config, len(topology.devices)
     too_large: list[Choice] = []
     compiled = 0
-    for choice in choices(devices, base.dataset.batch_size, config.d_model, config.num_heads):
+    found = choices(devices, base.dataset.batch_size, config.d_model, config.num_heads)
+    for choice in found if order is None else sorted(found, key=order):
         if any(choice.saves_no_more(known) for known in too_large):
             continue
         bindings = [*arguments.bindings, f"MetroConfig.remat = '{choice.remat}'"]
@@ -114,7 +122,7 @@ def what_would_fit(arguments: argparse.Namespace, topology: Topology) -> str:
     """The first combination that does; compiled at low effort, which is enough to know."""
     print("looking for what would fit (at the compiler's lowest effort):", file=sys.stderr)
     changed = argparse.Namespace(**vars(arguments) | {"level": "O0", "most": 1})
-    found = next((result for result in attempts(changed, topology) if result.plan.fits), None)
+    found = next((result for result in attempts(changed, topology, saving_first) if result.plan.fits), None)
     if found is None:
         return (
             "nothing that --search tries would fit: take more chips, a chip with more memory, a smaller BATCH_SIZE or "

@@ -162,12 +162,11 @@ class Stack(nn.Module):
         lender = self if main is None else main
         table = (self if self.own_positions else lender).position_embedding
         norm = (self if self.own_norm else lender).embedding_norm
-        dtype, names = self.config.dtype, ("batch", "length", "embed")
-        # Constrained before they are added: their gradients then reach the tables spread by row, and not resharded.
-        x = with_logical_constraint(jnp.take(jnp.asarray(embedding, dtype), tokens, axis=0), names)
-        x = norm(x + with_logical_constraint(take_rows(jnp.asarray(table, dtype), rows), names))
+        dtype = self.config.dtype
+        x = jnp.take(jnp.asarray(embedding, dtype), tokens, axis=0)
+        x = norm(x + take_rows(jnp.asarray(table, dtype), rows))
         x = self.dropout(x, deterministic=deterministic)
-        return with_logical_constraint(x, names)
+        return with_logical_constraint(x, ("batch", "length", "embed"))
 
 
 class Encoder(Stack):

@@ -67,11 +67,11 @@ def shape_bytes(shape: str, main_memory_only: bool = False) -> int:
         count = 1
         for size in filter(None, sizes.split(",")):
             count *= int(size)
-        total += count * element_bytes(kind)
+        total += int(count * element_bytes(kind))
     return total
 
 
-def element_bytes(kind: str) -> float | int:
+def element_bytes(kind: str) -> float:
     """Of one number of an XLA type such as bf16, f8e4m3fn or s4."""
     if kind in BYTES:
         return BYTES[kind]

@@ -147,13 +147,10 @@ def inference_step(
         program, counted, loop = engine.generate_tokens, height * target, target
     else:
         nodes = (height, target)
-        trees = Trees(
-            array(nodes, jnp.int32),
-            array(nodes, jnp.int32),
-            array((height, target, target), jnp.bool_),
-            array(nodes, jnp.int32),
-            array(nodes, jnp.int32),
-        )
+        kinds = jnp.int32, jnp.int32, jnp.bool_, jnp.int32, jnp.int32
+        sizes = nodes, nodes, (height, target, target), nodes, nodes
+        leaves: Any = [array(size, kind) for size, kind in zip(sizes, kinds, strict=True)]
+        trees = Trees(*leaves)
         arrays, program, counted, loop = (weights, tokens, mask, trees), engine.score_trees, height * source, 1
     flops = dot_flops(lambda *given: program.function(*given, **static), *arrays)
     if loop > 1:  # of which the trace has one run
@@ -236,7 +233,8 @@ def _options(step: Step, level: str) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def optimization_level(level: str) -> Iterator[None]:
     """The compiler's effort within; compiled programs are neither fetched from the cache nor kept there."""
-    before = jax.config.jax_optimization_level, jax.config.jax_enable_compilation_cache
+    config: Any = jax.config
+    before = config.jax_optimization_level, config.jax_enable_compilation_cache
     jax.config.update("jax_optimization_level", LEVELS[level])
     jax.config.update("jax_enable_compilation_cache", False)
     try:

@@ -59,9 +59,10 @@ def drawn_by_device(draw: Callable[[Array, tuple[int, ...]], Array], key: Array,
         shape: of all rows at hand; the first axis is the batch.
     """
     piece = jax.lax.axis_index(PIECES) if in_pieces() else jnp.zeros((), jnp.int32)
-    axes = _batch_axes()
-    parts = math.prod(jax.sharding.get_abstract_mesh().shape.get(axis, 1) for axis in axes)
-    if parts == 1 or shape[0] % parts:
+    axes, mesh = _batch_axes(), jax.sharding.get_abstract_mesh()
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in axes)
+    # Pieces are spread over an axis that is not seen here: there the draw is every device's own even in one part.
+    if mesh.empty or not axes or (parts == 1 and not in_pieces()) or shape[0] % parts:
         return draw(jax.random.fold_in(key, DEVICES + piece), shape)
     impl = jax.random.key_impl(key)
 

@@ -151,7 +151,8 @@ def report(name: str, program: Any, flops: float, traffic: Any, program_of: Any)
     """One line."""
     peak = program.memory_analysis().peak_memory_in_bytes
     moved = sum(traffic(program_of(program.as_text())))
-    counted = f"{flops / 1e9:8.1f}" if flops else f"{'(kernel)':>8}"
+    # The trace shows one block of a kernel, however many there are.
+    counted = f"{'kernel':>8}" if "pallas" in name else f"{flops / 1e9:8.1f}"
     print(f"{name:32} {peak / 2**20:9.1f} {counted} {moved / 1e6:11.1f}", flush=True)
 
 

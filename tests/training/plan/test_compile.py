@@ -48,7 +48,8 @@ def test_inference_compiles_and_stays_on_the_chip(tmp_path, topology, step):
     arguments = ["metro_basepp_t0", "--topology", topology, "--step", step, "--level", "O0", "--rows=8", "--target=63"]
     _, data, program = plan(tmp_path, *arguments, *SHALLOW)
     assert data["fits"]
-    assert not data["collectives"]  # rows are spread, weights are whole: nothing is exchanged
+    # Rows are spread and weights whole: all that chips ask each other is whether every row has ended.
+    assert all(c["payload_bytes"] <= 4 for c in data["collectives"])
     used = {instruction.opcode for _, instruction, _ in program.walk()}
     assert not used & set(HOST)
     loops = [i for _, i, _ in program.walk() if i.opcode == "while"]

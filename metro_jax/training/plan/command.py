@@ -9,7 +9,7 @@ inference run; no data is read, nothing is computed. RECIPE is a gin file, or th
 
 EXAMPLES = """examples:
   metro-jax plan metro_basepp_pretrain --topology v4-128
-  metro-jax plan metro_largepp_pretrain --topology v5e:16x16 --mesh data=32,fsdp=8 --set MetroConfig.remat="'full'"
+  metro-jax plan metro_largepp_pretrain --topology v5e:16x16 --mesh data=16,fsdp=16 --set MetroConfig.remat="'full'"
   metro-jax plan metro_basepp_pretrain --topology v4:4x4x8 --search --json plan.json
   metro-jax plan metro_basepp_t0pp --topology v5e:1x1 --step generate
   metro-jax plan --list

@@ -56,12 +56,24 @@ class Recipe:
         Raises:
             ValueError: sizes that do not fit the devices.
         """
+        sizes = {"data": 0, "fsdp": 1, "model": 1} | dict(mesh or {})
+        options: dict[str, Any] = {}
+        if mesh:
+            options = {
+                "num_partitions": sizes["model"],
+                "model_parallel_submesh": None,
+                "fsdp_partitions": sizes["fsdp"],
+            }
+        try:
+            made = self.partitioner_cls(devices=devices, **options)
+        except NotImplementedError as error:
+            asked = ",".join(f"{axis}={size}" for axis, size in mesh.items()) if mesh else "the recipe's"
+            raise ValueError(
+                f"--mesh: {asked} cannot be laid onto this torus of chips: its axes cannot be split, so each axis of "
+                "the mesh must be one physical axis, or several of them together (on 4x4x8: 4, 8, 16, 32 or 128)"
+            ) from error
         if not mesh:
-            return self.partitioner_cls(devices=devices)
-        sizes = {"data": 0, "fsdp": 1, "model": 1} | dict(mesh)
-        made = self.partitioner_cls(
-            num_partitions=sizes["model"], model_parallel_submesh=None, fsdp_partitions=sizes["fsdp"], devices=devices
-        )
+            return made
         if sizes["data"] not in (0, made.mesh.shape["data"]):
             raise ValueError(
                 f"--mesh: data={sizes['data']} x fsdp={sizes['fsdp']} x model={sizes['model']} is not the "

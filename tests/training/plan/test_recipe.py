@@ -36,6 +36,17 @@ def test_a_mesh_that_is_not_the_topologys_is_refused():
         recipe.partitioner(devices, {"data": 3, "fsdp": 2})
 
 
+def test_a_mesh_that_the_torus_does_not_have_is_explained(monkeypatch):
+    def refuse(shape, devices):
+        raise NotImplementedError("Failed to find assignment")
+
+    recipe = recipes.load("quickstart_pretrain", TINY)
+    monkeypatch.setattr("metro_jax.training.partitioning.mesh_utils.create_device_mesh", refuse)
+    chip = type("Chip", (), {"platform": "tpu"})()
+    with pytest.raises(ValueError, match="fsdp=2 cannot be laid onto this torus"):
+        recipe.partitioner([chip] * 4, {"fsdp": 2})
+
+
 def test_bindings_are_checked_like_training_checks_them():
     with pytest.raises(UserError, match="did you mean"):
         recipes.load("quickstart_pretrain", ["MetroConfig.rematt = 'full'"])

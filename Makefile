@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 OUT ?= quickstart_run
 
-.PHONY: help quickstart test test-slow lint format clean
+.PHONY: help quickstart test test-slow test-plan lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -33,6 +33,14 @@ test: $(BIN)/.all ## All tests but the slow ones
 
 test-slow: $(BIN)/.all ## The slow tests as well
 	$(BIN)/python -m pytest -n 2 -m ''
+
+# In a folder of its own: beside JAX it would make every start look for a TPU.
+$(BIN)/.plan: constraints.txt | $(BIN)/.all
+	$(PIP) -c constraints.txt --no-deps --upgrade --target $(VENV)/tpu-plan libtpu
+	@touch $@
+
+test-plan: $(BIN)/.plan ## What compiles for TPUs, with their compiler (213 MB)
+	PYTHONPATH=$(VENV)/tpu-plan $(BIN)/python -m pytest -n 0 -m '' tests/training/plan
 
 lint: $(BIN)/.all ## Style and types
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ DATA = [
 BEAM = ["apache-beam"]  # the preparation of corpora that outgrow one machine
 EVALUATION = ["matplotlib", "pyarrow", "scipy"]  # plots, P3 and MMLU as parquet, intervals and tests
 HARNESS = ["lm-eval"]  # EleutherAI's lm-evaluation-harness: no torch, but datasets, pandas and scikit-learn, 250 MB
+TPU_PLAN = ["libtpu"]  # the TPU compiler, 213 MB, which runs on any Linux host: `metro-jax plan`
 TEST = ["beartype", "build", "ipykernel", "nbclient", "nbformat", "pyright", "pytest", "pytest-xdist", "ruff"]
 
 setup(
@@ -59,6 +60,7 @@ setup(
         "eval": EVALUATION,
         "harness": HARNESS,
         "tpu": ["jax[tpu]", "google-cloud-storage"],  # Orbax asks a bucket what kind it is
+        "tpu-plan": TPU_PLAN,
         "test": TEST,
         "all": TRAINING + METRICS + DATA + BEAM + EVALUATION + HARNESS + TEST,
     },

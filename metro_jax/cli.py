@@ -20,6 +20,7 @@ from metro_jax.convert import command as convert_command
 from metro_jax.data import command as data_command
 from metro_jax.evaluation import command as evaluation_command
 from metro_jax.inference import command as inference_command
+from metro_jax.training.plan import command as plan_command
 from metro_jax.version import __version__
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -153,6 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert_command.add_parser(commands)
     data_command.add_parser(commands)
     evaluation_command.add_parser(commands)
+    plan_command.add_parser(commands)
     command("doctor", _doctor, "Versions, devices, memory, and which extras are installed.")
     return parser
 

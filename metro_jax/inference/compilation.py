@@ -23,7 +23,7 @@ class Program:
     compiler_options: dict[str, Any] | None = None  # of XLA, for tests, where compiling takes longer than running
 
     def __init__(self, name: str, function: Callable[..., Any], static: tuple[str, ...]) -> None:
-        self.name, self.compiled = name, {}
+        self.name, self.function, self.compiled = name, function, {}
         self._jitted = jax.jit(function, static_argnames=static)
 
     def __call__(self, *arrays: Any, **static: Any) -> Any:
@@ -36,12 +36,16 @@ class Program:
             self.compiled[key] = self._compile(arrays, static)
         return self.compiled[key](*arrays)
 
+    def lower(self, *arrays: Any, **static: Any) -> Any:
+        """The program before it is compiled; shapes do for arrays."""
+        return self._jitted.lower(*arrays, **static)
+
     def _compile(self, arrays: tuple[Any, ...], static: dict[str, Any]) -> Any:
         first, Program.said = not Program.said, True
         if first:
             say(f"compiling {self.name} for this shape; later calls are fast")
         start = time.perf_counter()
-        compiled = self._jitted.lower(*arrays, **static).compile(compiler_options=self.compiler_options)
+        compiled = self.lower(*arrays, **static).compile(compiler_options=self.compiler_options)
         taken = time.perf_counter() - start
         if first or taken > SHORT:
             where = f", kept in {kept_in()}" if kept_in() else ""

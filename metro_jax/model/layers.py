@@ -15,7 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from metro_jax.model.config import MetroConfig
-from metro_jax.model.rows import keys_by_row
+from metro_jax.model.rows import drawn_by_device, is_hardware, keys_by_row
 
 # Finite, so that a row with no visible key gives an average rather than NaN; such rows are never read (spec 2.6).
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -90,8 +90,46 @@ def toeplitz(line: Num[Array, "heads two_length_minus_1"]) -> Num[Array, "heads 
     return rows.reshape(heads, length, width - 1)[:, :, :length]
 
 
+def relative_bias(
+    table: Float[Array, "buckets heads"], buckets: Int[Array, "two_length_minus_1"]
+) -> Float[Array, "heads length length"]:
+    """Bias of every query and key, float32, from the table and the bucket of every distance.
+
+    Both forms take rows of the table by a product with one-hot rows: its gradient is a product too, where a gather's
+    would be a scatter. On TPU the product makes the whole bias: `toeplitz` costs several copies of it there, since rows
+    of an odd width do not fit the tiles, and the compiler most of a layer's time (docs/tpu_plan.md).
+    """
+    length = (buckets.shape[0] + 1) // 2
+
+    def whole(table: Array, buckets: Array) -> Array:
+        relative = jnp.arange(length)[None, :] - jnp.arange(length)[:, None] + length - 1
+        one_hot = buckets[relative][None] == jnp.arange(table.shape[0])[:, None, None]
+        return jnp.einsum("bh,bqk->hqk", table, one_hot.astype(jnp.float32), precision="highest")
+
+    def by_distance(table: Array, buckets: Array) -> Array:
+        one_hot = jax.nn.one_hot(buckets, table.shape[0], dtype=jnp.float32)
+        return toeplitz(jnp.einsum("rb,bh->hr", one_hot, table, precision="highest"))
+
+    table = jnp.asarray(table, jnp.float32)
+    return jax.lax.platform_dependent(table, jnp.asarray(buckets), tpu=whole, default=by_distance)
+
+
+def take_rows(table: Float[Array, "rows width"], index: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
+    """table[index] of a short table; on TPU as a product, since the gradient of a look-up is a scatter there."""
+
+    def product(table: Array, index: Array) -> Array:
+        one_hot = jax.nn.one_hot(index, table.shape[0], dtype=table.dtype)
+        return jnp.einsum("...v,vd->...d", one_hot, table, precision=precision(table.dtype))
+
+    def look_up(table: Array, index: Array) -> Array:
+        return jnp.take(table, index, axis=0)
+
+    return jax.lax.platform_dependent(table, index, tpu=product, default=look_up)
+
+
 class Dropout(nn.Module):
-    """Zeroes a share `rate` of x and scales up the rest; every row of the batch has its own key (`rows.py`)."""
+    """Zeroes a share `rate` of x and scales up the rest; every row of the batch has its own key, or with
+    keys of the hardware every device (`rows.py`)."""
 
     rate: float
 
@@ -99,8 +137,12 @@ class Dropout(nn.Module):
     def __call__(self, x: Float[Array, "batch ..."], deterministic: bool = True) -> Float[Array, "batch ..."]:
         if deterministic or self.rate == 0.0:
             return x
-        keys = keys_by_row(self.make_rng("dropout"), x.shape[0])
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        key = self.make_rng("dropout")
+        if is_hardware(key):
+            kept = drawn_by_device(lambda key, shape: jax.random.bernoulli(key, 1.0 - self.rate, shape), key, x.shape)
+        else:
+            keys = keys_by_row(key, x.shape[0])
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), 0)
 
 
@@ -255,9 +297,7 @@ class EncoderLayer(nn.Module):
             named(init, "relpos_buckets", "heads"),
             (c.relative_attention_num_buckets, c.num_heads),
         )
-        # A product with one-hot rows: its gradient is a product too, where a gather's would be a scatter.
-        one_hot = jax.nn.one_hot(buckets, c.relative_attention_num_buckets, dtype=jnp.float32)
-        bias = toeplitz(jnp.einsum("rb,bh->hr", one_hot, jnp.asarray(table), precision="highest"))
+        bias = relative_bias(table, buckets)
         drop = Dropout(c.dropout_rate)
         attended = Attention(c, self.generator, name="self_attention")(x, x, mask, bias, deterministic)
         x = clamp_float16(layer_norm(c, "self_attention_norm")(x + drop(attended, deterministic=deterministic)))

@@ -23,6 +23,7 @@ from metro_jax.model.layers import (
     normal,
     precision,
     relative_buckets,
+    take_rows,
     uniform,
     with_zero_pad_row,
 )
@@ -163,7 +164,7 @@ class Stack(nn.Module):
         norm = (self if self.own_norm else lender).embedding_norm
         dtype = self.config.dtype
         x = jnp.take(jnp.asarray(embedding, dtype), tokens, axis=0)
-        x = norm(x + jnp.take(jnp.asarray(table, dtype), rows, axis=0))
+        x = norm(x + take_rows(jnp.asarray(table, dtype), rows))
         x = self.dropout(x, deterministic=deterministic)
         return with_logical_constraint(x, ("batch", "length", "embed"))
 

@@ -9,10 +9,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig, PretrainingConfig
-from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, uniform
+from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, precision, uniform
 from metro_jax.model.network import PAD, Encoder, EncoderDecoder, Stack, project, same_segment, visible_keys
 from metro_jax.model.network import combine as combine_masks
-from metro_jax.model.rows import in_pieces, keys_by_row
+from metro_jax.model.rows import drawn_by_device, in_pieces, is_hardware, keys_by_row
 
 
 @struct.dataclass
@@ -43,7 +43,18 @@ def masked_positions(masked: Bool[Array, "batch length"], ceiling: int) -> Int[A
 def gather(x: Array, positions: Int[Array, "batch slots"]) -> Array:
     """x[b, positions[b, s]] along axis 1; a position past the end reads the last one and must carry no weight."""
     index = jnp.minimum(positions, x.shape[1] - 1)
-    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
+
+    def look_up(x: Array, index: Array) -> Array:
+        return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
+
+    def product(x: Array, index: Array) -> Array:
+        one_hot = jax.nn.one_hot(index, x.shape[1], dtype=x.dtype)
+        return jnp.einsum("bsl,bl...->bs...", one_hot, x, precision=precision(x.dtype))
+
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return look_up(x, index)
+    # On TPU a product: the gradient of a look-up is a scatter, which runs row by row there and takes long to compile.
+    return jax.lax.platform_dependent(x, index, tpu=product, default=look_up)
 
 
 def replace_masked(
@@ -162,7 +173,10 @@ class MetroPretraining(EncoderDecoder):
         if sampled_tokens is None:
             # No gradient flows through a draw (spec 3.4).
             key, frozen = self.make_rng("sampling"), jax.lax.stop_gradient(generator_logits)
-            if in_pieces():
+            if is_hardware(key):
+                noise = drawn_by_device(jax.random.gumbel, key, frozen.shape)
+                drawn = jnp.argmax(frozen + noise, axis=-1)
+            elif in_pieces():
                 drawn = jax.vmap(jax.random.categorical)(keys_by_row(key, source.shape[0]), frozen)
             else:  # one key for the whole array gives the same draws on every mesh
                 drawn = jax.random.categorical(key, frozen)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.int8 import int8_matmul, quantize
-from metro_jax.model.layers import MASKED_SCORE, clamp_float16, layer_norm, precision, relative_buckets, toeplitz
+from metro_jax.model.layers import MASKED_SCORE, clamp_float16, layer_norm, precision, relative_bias, relative_buckets
 from metro_jax.model.network import PAD, check_length, position_rows, visible_keys
 
 Weights = dict[str, Any]
@@ -253,7 +253,7 @@ def encode(
         config.relative_attention_num_buckets, config.relative_attention_max_distance, config.max_positions, length
     )
     for layer in side["layers"]:
-        bias = toeplitz(layer["relative_bias"].astype(jnp.float32)[jnp.asarray(buckets)].T)
+        bias = relative_bias(layer["relative_bias"], jnp.asarray(buckets))
         query, key, value = heads(linear(layer["self"], x, config), config)
         attended = attend(query, key, value, keys, config, bias, seen)
         x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)

@@ -48,6 +48,10 @@ def _of_jaxpr(jaxpr: Any) -> float:
         if equation.primitive.name == "dot_general":
             total += _of_dot(equation)
             continue
+        if equation.primitive.name == "cond":
+            # One of several forms of the same, chosen by platform: the least is what has to be computed.
+            total += min(_of_jaxpr(branch.jaxpr) for branch in equation.params["branches"])
+            continue
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for inner in jaxprs_in_params(equation.params):
             total += times * _of_jaxpr(inner)

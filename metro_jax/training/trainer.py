@@ -137,6 +137,29 @@ class Trainer:
         with self.partitioner.context():
             return self._eval(params, batch, index)
 
+    def lower(self, batch: Mapping[str, Any], train: bool = True) -> Any:
+        """The compiled step before it is compiled, for who wants to know what it will be (`metro-jax plan`).
+
+        Args:
+            batch: arrays or their shapes and types.
+            train: the update; False is the losses of `eval`.
+        """
+        with self.partitioner.context():
+            if train:
+                return self._train.lower(self.abstract_state, dict(batch))
+            return self._eval.lower(self.abstract_state.target, dict(batch), 0)
+
+    def executed_flops(self, batch: Mapping[str, Any], train: bool = True) -> float:
+        """Matrix products of a step as traced, on all devices together: recomputation counts, unlike `flops_per_step`.
+
+        Args:
+            batch: arrays or their shapes and types.
+        """
+        step = self._train_step if train else self._eval_step
+        state = self.abstract_state if train else self.abstract_state.target
+        with self.partitioner.context():
+            return dot_flops(step, state, dict(batch), *([] if train else [jnp.zeros((), jnp.int32)]))
+
     def flops_per_step(self, batch: Mapping[str, Any]) -> float:
         """Floating point operations that the model needs for one update, on all devices together.
 

@@ -9,7 +9,16 @@ import pytest
 from flax import linen as nn
 
 from metro_jax.model.config import MetroConfig
-from metro_jax.model.layers import Attention, DecoderLayer, clamp_float16, relative_buckets, toeplitz
+from metro_jax.model.layers import (
+    Attention,
+    DecoderLayer,
+    clamp_float16,
+    relative_bias,
+    relative_buckets,
+    take_rows,
+    toeplitz,
+)
+from metro_jax.model.pretraining import gather
 
 
 @pytest.mark.golden
@@ -89,3 +98,48 @@ def test_float16_guard_clamps_only_when_there_is_an_infinity() -> None:
         np.asarray([64504, 64504, -64504], np.float16),
     )
     assert jnp.isinf(clamp_float16(jnp.asarray([jnp.inf], jnp.float32))).all()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "default"])
+def test_the_relative_bias_is_the_toeplitz_matrix_of_its_line(monkeypatch, platform):
+    """Both forms, that of TPUs run here."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, **forms: forms[platform](*arrays))
+    buckets = jnp.asarray(relative_buckets(8, 16, 64, 12))
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(3, 12, 12)), jnp.float32)
+
+    def by_product(table):
+        return relative_bias(table, buckets)
+
+    def by_line(table):
+        return toeplitz(table[buckets].T)
+
+    np.testing.assert_array_equal(by_product(table), by_line(table))
+    found, expected = (jax.grad(lambda t, f=f: jnp.sum(f(t) * weight))(table) for f in (by_product, by_line))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_look_ups_are_the_same_on_tpu_as_elsewhere(monkeypatch, dtype):
+    """The form that TPUs get, run here: the same values, bit for bit, and the same gradients."""
+    draw = np.random.default_rng(0)
+    table = jnp.asarray(draw.normal(size=(9, 4)), dtype)
+    states = jnp.asarray(draw.normal(size=(2, 9, 4)), dtype)
+    index = jnp.asarray([[0, 3, 3], [8, 1, 9]])
+
+    def both():
+        values = take_rows(table, jnp.minimum(index, 8)), gather(states, index)
+        gradients = (
+            jax.grad(lambda t: jnp.sum(take_rows(t, jnp.minimum(index, 8)).astype(jnp.float32) ** 2))(table),
+            jax.grad(lambda x: jnp.sum(gather(x, index).astype(jnp.float32) ** 2))(states),
+        )
+        return values, gradients
+
+    values, gradients = both()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, tpu, default: tpu(*arrays))
+    on_tpu, their_gradients = both()
+    for found, expected in zip(on_tpu, values, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    tolerance = 1e-6 if dtype == "float32" else 2e-2
+    for found, expected in zip(their_gradients, gradients, strict=True):
+        np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=tolerance)

@@ -36,3 +36,10 @@ def test_a_step_needs_about_six_operations_per_parameter_and_token(model, batch)
 def test_peaks_are_known_by_name():
     assert peak_flops(jax.devices("cpu")[0]) is None
     assert peak_flops(type("Device", (), {"device_kind": "TPU v4"})()) == 275e12
+
+
+def test_of_the_forms_for_several_platforms_the_cheapest_counts():
+    def look_up(x):
+        return jax.lax.platform_dependent(x, tpu=lambda x: x @ x, default=lambda x: x)
+
+    assert dot_flops(lambda x: look_up(x) @ x, jnp.ones((4, 4))) == 2 * 4**3

@@ -1,0 +1,58 @@
+"""What `metro-jax plan` does once everything is imported."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from metro_jax.training.plan import picture, recipe, report, search, topology
+from metro_jax.training.plan.steps import make_step
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Compiles, prints, writes; returns the exit status."""
+    target = topology.describe(arguments.topology, arguments.slices)
+    made = recipe.load(arguments.recipe, arguments.bindings, arguments.gin_file)
+    if arguments.search:
+        if arguments.step != "train":
+            raise ValueError(f"--search is about the train step, not --step {arguments.step}")
+        return _search(arguments, target)
+    mesh = recipe.mesh_sizes(arguments.mesh) if arguments.mesh else None
+    partitioner = made.partitioner(target.devices, mesh)
+    print(f"tracing and compiling {made.name} for {target.name} ...", file=sys.stderr)
+    step = make_step(
+        made,
+        partitioner,
+        arguments.step,
+        microbatches=arguments.microbatches,
+        rows=arguments.rows,
+        source=arguments.source,
+        target=arguments.target,
+    )
+    result = report.make_plan(made, target, step, arguments.level)
+    print(report.as_text(result))
+    if arguments.json:
+        report.write_json(result, arguments.json)
+    if arguments.hlo and result.compiled is not None:
+        pathlib.Path(arguments.hlo).write_text(result.compiled.text)
+    if arguments.picture and result.compiled is not None:
+        picture.draw(result, arguments.picture)
+        print(f"picture: {arguments.picture}")
+    if result.compiled is None and arguments.step == "train":
+        print(search.what_would_fit(arguments, target))
+    return 0 if result.fits else 1
+
+
+def _search(arguments: argparse.Namespace, target: topology.Topology) -> int:
+    found = search.search(arguments, target)
+    print(search.table(found))
+    if arguments.json:
+        data = [result.summary() for result in found]
+        pathlib.Path(arguments.json).write_text(json.dumps(data, indent=2) + "\n")
+    best = next((result for result in found if result.plan.fits), None)
+    if best is None:
+        return 1
+    if arguments.picture:
+        picture.draw(best.plan, arguments.picture)
+    print(f"\nthe best of them: {best.command(arguments)}\n\n{report.as_text(best.plan)}")
+    return 0

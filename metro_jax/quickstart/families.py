@@ -48,6 +48,19 @@ REVIEW_FRAMES = (
     "after a month with the {product} I can say that {outcome}",
     "{outcome}",
     "{outcome}, and {outcome}",
+    # Small words must not tell anything: each of them stands with both polarities, here and in the outcomes.
+    "to be honest, the {product} seems {adjective} to us",
+    "I have never seen a {product} so {adjective}",
+    "so far the {product} has been {adjective}",
+    "we never knew how {adjective} a {product} can be",
+    "of the three that we tried this was the {extreme}",
+    "it must be far and away the {extreme} {product} here",
+    "rather {adjective}, this {product} of ours",
+    "all in all a {adjective} one for every day",
+    "one word says all about the {product}: {adjective}",
+    "truth be told, all my friends {verb} theirs too",
+    "no other {product} can be as {adjective} as this one",
+    "at home they call it the {extreme} of all things",
 )
 REVIEW_FRAMES_HELD_OUT = (
     "we think that the {product} is rather {adjective}",

@@ -63,14 +63,16 @@ GOOD_OUTCOMES = _list(
     "it is worth every penny;five stars from me;I recommend it to all my friends;"
     "it does everything I hoped for;it still looks like new;I could not be happier;"
     "we use it every day with pleasure;it made my week;great value for the price;"
-    "the quality is a nice surprise;thank you so much;it fits perfectly",
+    "the quality is a nice surprise;thank you so much;it fits perfectly;"
+    "never a problem with it;far better than my old one;not too much for what you get;honestly a joy to have at home",
     ";",
 )
 BAD_OUTCOMES = _list(
     "it broke after a week;I want my money back;it was a waste of money;I sent it straight back;"
     "it fell apart in my hands;one star from me;I warn all my friends against it;it does nothing it promised;"
     "it looked old on arrival;I could not be angrier;it went into the bin after a day;it ruined my week;"
-    "far too much for the price;the quality is a sad joke;never again;it does not fit at all",
+    "far too much for the price;the quality is a sad joke;never again;it does not fit at all;"
+    "never without a problem;far worse than my old one;so much for that promise;honestly a pain to have at home",
     ";",
 )
 NEUTRAL_REMARKS = _list(

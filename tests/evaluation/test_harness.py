@@ -18,9 +18,10 @@ from tests.inference.conftest import model, quick_compilation
 __all__ = ["model", "quick_compilation"]
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm_eval is not installed: pip install 'metro_jax[harness]'", allow_module_level=True)
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of packages the harness brings
+    import datasets
+    import huggingface_hub.constants
     import lm_eval
     import lm_eval.tasks
 
@@ -59,6 +60,17 @@ TASKS = {
         "metric_list": [{"metric": "word_perplexity"}],
     },
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    """The packages of the harness ask no server; for this file only, since others test downloads."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+            patch.setenv(name, "1")
+        for module in (huggingface_hub.constants, datasets.config):
+            patch.setattr(module, "HF_HUB_OFFLINE", True)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -177,6 +177,7 @@ def losses(run: pathlib.Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
 
 
+@pytest.mark.slow
 def test_a_preempted_run_of_two_hosts_is_brought_to_its_end(cloud: Cloud) -> None:
     """`keep` asks for another slice, sets it up, and the same command continues from the newest checkpoint."""
     cloud.has(hosts=2, devices=2)

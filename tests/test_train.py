@@ -85,6 +85,7 @@ def logged(model_dir):
     return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
 
 
+@pytest.mark.slow  # test_restart.py kills a run, which asks for more
 def test_a_run_that_was_stopped_twice_equals_one_that_was_not(tmp_path, capsys):
     """Bit for bit: parameters, moments, logged losses; stopped by a signal, by step count, and within a log period."""
     data = {
@@ -283,6 +284,7 @@ def test_mistakes_in_evaluation(tmp_path, capsys):
     assert "holds no complete checkpoint_<step>" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # the small quickstart does it in every run
 def test_metro_is_pretrained_by_the_module(tmp_path, folder):
     """The real model in a process of its own, as a user types it; three updates."""
     sizes = {

@@ -94,7 +94,8 @@ def test_packed_rows_equal_separate_rows(tiny: MetroConfig, tiny_params: Any) ->
     np.testing.assert_allclose(packed[:, 3:], logits_of(tiny, tiny_params, second, b), atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["minimal", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["minimal", "full"])
 def test_recomputation_changes_no_gradient(tiny: MetroConfig, tiny_params: Any, remat: str) -> None:
     source, target = ids(0, (2, 7), 50), ids(1, (2, 5), 50)
 

@@ -85,6 +85,7 @@ def test_generator_sizes_of_the_published_configurations(
     assert count(shapes["rtd_head"]) == config.d_model**2 + 4 * config.d_model + 1
 
 
+@pytest.mark.slow
 def test_rtd_starts_undecided_and_draws_carry_no_gradient(tiny: MetroConfig) -> None:
     pretraining = PretrainingConfig(rtd_head="roberta", generator_layers=1)
     params, batch = init(tiny, pretraining), batch_of(1)
@@ -124,7 +125,8 @@ def test_draws_follow_the_generator(tiny: MetroConfig) -> None:
     assert statistic < 49 + 5 * np.sqrt(2 * 49)
 
 
-@pytest.mark.parametrize("padding_columns", [7, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("padding_columns", [7, 0])
 def test_gathered_and_full_projection_give_the_same_gradient(tiny: MetroConfig, padding_columns: int) -> None:
     pretraining = PretrainingConfig(rtd_head="roberta", sharing="token_pos_norm", generator_layers=1)
     params = init(tiny, pretraining)

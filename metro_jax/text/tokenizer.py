@@ -205,10 +205,6 @@ class MetroTokenizer:
         end = pack_varints([EOS])
         return [row + end for row in rows if row is not None]
 
-    def clear_words(self) -> None:
-        """Forgets the words kept by `training_varints_batch`, which only make it faster; for measurements."""
-        self._words.clear()
-
     def _word_ids(self, word: str) -> list[int]:
         return self._normalized_ids([word], 1)[0]
 

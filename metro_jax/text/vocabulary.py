@@ -1,6 +1,7 @@
 """The vocabulary files sp.model and dict.txt: reading, checking that they fit, numbering their pieces (spec 9.1)."""
 
 import difflib
+import functools
 import io
 import os
 import pathlib
@@ -10,7 +11,7 @@ from sentencepiece import SentencePieceProcessor
 
 from metro_jax.text.config import VocabularyError
 from metro_jax.text.ids import NUM_SPECIAL, SPECIAL_PIECES, UNK
-from metro_jax.text.model_file import read_settings
+from metro_jax.text.model_file import ModelSettings, read_settings
 
 MODEL_NAME = "sp.model"
 DICTIONARY_NAME = "dict.txt"
@@ -22,14 +23,13 @@ class Vocabulary:
 
     `processor` is the model; `pieces` maps id to piece, `ids` piece to id, `first_sentinel` is the id of `<sen000>`.
     `renumber` maps a SentencePiece id to a METRO id; it is None when the two agree, as in every published vocabulary.
-    `settings` are those of the model that decide how text falls into words.
     `unknown` is the SentencePiece id of unknown text; `unknown_needs_lookup` tells whether such text can have an id.
     """
 
     def __init__(self, model: bytes, dictionary: bytes, n_sentinel_tokens: int, source: str) -> None:
         """Read the contents of the two files; `source` names their folder in errors (VocabularyError)."""
         self.processor = load_model(model, os.path.join(source, MODEL_NAME))
-        self.settings = read_settings(model)
+        self._model = model
         lines = parse_dictionary(dictionary, os.path.join(source, DICTIONARY_NAME))
         sentinels = [f"<sen{number:03d}>" for number in range(n_sentinel_tokens)]
         self.pieces = [*SPECIAL_PIECES, *lines, *sentinels]
@@ -46,6 +46,11 @@ class Vocabulary:
         known = {piece for piece in lines if len(piece) == 1}
         self.unknown_needs_lookup = any(known.isdisjoint(name) for name in [*SPECIAL_PIECES, *sentinels])
         self.renumber = self._fit(lines, source)
+
+    @functools.cached_property
+    def settings(self) -> ModelSettings:
+        """Those of the model that decide how text falls into words. Only who keeps words waits for them to be read."""
+        return read_settings(self._model)
 
     def _fit(self, lines: list[str], source: str) -> list[int] | None:
         """The renumbering of SentencePiece ids; VocabularyError when model and dictionary hold different pieces."""

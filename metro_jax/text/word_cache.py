@@ -12,6 +12,7 @@ A text is answered by joining what is kept for its whitespace-separated tokens. 
 Models without the default options, or with pieces that cross a blank, get no cache (`keeps_words_apart`).
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -55,18 +56,15 @@ class WordCache:
     ) -> None:
         """`encode` gives the ids of a normalised text, `pack` the bytes that stand for ids and can be joined."""
         self._lower, self._encode, self._pack = lower, encode, pack
-        self._usable = keeps_words_apart(vocabulary)
-        self._ids = vocabulary.ids
+        self._vocabulary = vocabulary
         self._lattice = Lattice(vocabulary)
         self._tokens: dict[str, bytes | None] = {}  # None: needs the text around it
         self._words: dict[str, tuple[bytes, float] | None] = {}  # packed ids and score by normalised word
         self._credit = COST * FIRST_TOKENS  # bytes joined and not yet spent on learning
 
-    def clear(self) -> None:
-        """Forgets every word."""
-        self._tokens.clear()
-        self._words.clear()
-        self._credit = COST * FIRST_TOKENS
+    @functools.cached_property
+    def _usable(self) -> bool:
+        return keeps_words_apart(self._vocabulary)
 
     def find(self, texts: Sequence[str]) -> list[bytes | None]:
         """The packed ids of raw texts; None for those that have to be encoded as a whole."""
@@ -130,7 +128,7 @@ class WordCache:
         if lead <= len(surface) * SLACK:
             return None
         try:
-            ids = [self._ids[piece.replace(" ", BLANK)] for piece in pieces]
+            ids = [self._vocabulary.ids[piece.replace(" ", BLANK)] for piece in pieces]
         except KeyError:  # unknown characters, which SentencePiece joins
             ids = self._encode(word)
         return self._pack(ids), score

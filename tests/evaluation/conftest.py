@@ -1,25 +1,13 @@
-"""The tiny Hub model, and T0 Eval in small. Programs are compiled quickly rather than well: they run but once."""
+"""The tiny Hub model of the tests of inference, and T0 Eval in small."""
 
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 
-import metro_jax
-from metro_jax.inference.compilation import Program
 from tests.evaluation import t0_files
+from tests.inference.conftest import model, quick_compilation
 
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    before, Program.compiler_options = Program.compiler_options, {"xla_backend_optimization_level": 0}
-    yield
-    Program.compiler_options = before
-
-
-@pytest.fixture(scope="session")
-def model(golden_dir: pathlib.Path) -> metro_jax.MetroT0:
-    return metro_jax.MetroT0.from_pretrained(golden_dir / "hub_tiny")
+__all__ = ["model", "quick_compilation"]
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from metro_jax.decoding import Beam, Greedy, Sample
-from tests.inference.conftest import model, quick_compilation
 
-__all__ = ["model", "quick_compilation"]
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm_eval is not installed: pip install 'metro_jax[harness]'", allow_module_level=True)
 with warnings.catch_warnings():

@@ -12,9 +12,9 @@ from metro_jax.inference.compilation import Program
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_compilation() -> Iterator[None]:
-    Program.compiler_options = {"xla_backend_optimization_level": 0}
+    before, Program.compiler_options = Program.compiler_options, {"xla_backend_optimization_level": 0}
     yield
-    Program.compiler_options = None
+    Program.compiler_options = before
 
 
 @pytest.fixture(scope="session")

@@ -48,9 +48,12 @@ def compile_one(job: tuple[str, str, str], path: pathlib.Path, timeout: float) -
         command += ["--step", step]
     print(" ".join(command[3:]), file=sys.stderr, flush=True)
     try:
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=timeout, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         print(f"  not within {timeout:.0f} s", file=sys.stderr)
+        return
+    if done.returncode not in (0, 1):
+        print("\n".join(done.stderr.splitlines()[-5:]), file=sys.stderr)
 
 
 def row(job: tuple[str, str, str], data: dict) -> str:

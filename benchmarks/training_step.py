@@ -127,26 +127,34 @@ class Runtime:
         return step, state, times
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Prints the table."""
-    config = SHAPES[arguments.shape](dtype=arguments.dtype, remat=arguments.remat)
+def build(arguments: argparse.Namespace) -> tuple[Trainer, dict[str, np.ndarray], Any]:
+    """Trainer, batch and first state; says on what they are."""
+    sizes = {"dtype": arguments.dtype, "remat": arguments.remat, "scan_unroll": arguments.unroll}
+    config = SHAPES[arguments.shape](**sizes)
     rate = create_learning_rate_scheduler(base_learning_rate=1e-4, warmup_steps=1000, total_steps=100_000)
     model = MetroPretrainingModel(config, PRETRAINING[arguments.shape](), MetroAdamW(clip_norm=2.0))
     batch = synthetic_batch(config, arguments.batch, arguments.length)
     partitioner = PjitPartitioner(fsdp_partitions=arguments.fsdp)
     shapes = {name: x.shape for name, x in batch.items()}
     trainer = Trainer(model, partitioner, shapes, learning_rate_fn=rate, num_microbatches=arguments.microbatches)
-    placed = partitioner.shard_batch(batch)
     state = trainer.init_state()
     size = sum(x.size for x in jax.tree.leaves(state.target))
     device = jax.devices()[0]
     print(f"{len(jax.devices())} x {device.device_kind}, jax {jax.__version__}, Python {platform.python_version()}")
     print(f"{arguments.shape}: {size:,} parameters with generator and RTD head")
     print(f"{arguments.batch} rows of {arguments.length} tokens, {arguments.microbatches} microbatch(es), ", end="")
-    print(f"{arguments.dtype}, remat {arguments.remat}")
+    print(f"{arguments.dtype}, remat {arguments.remat}, unroll {arguments.unroll}, ", end="")
+    print(f"random bits of {jax.random.key_impl(jax.random.key(0))}")
+    return trainer, batch, state
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Prints the table."""
+    trainer, batch, state = build(arguments)
+    placed = trainer.partitioner.shard_batch(batch)
     needed = trainer.flops_per_step(batch)
 
-    plain = plain_step(model, rate)
+    plain = plain_step(trainer.model, trainer.learning_rate_fn)
     began = time.perf_counter()
     state, _ = plain(state, placed)
     jax.block_until_ready(state)
@@ -221,16 +229,22 @@ def report(
               f"{statistics.median(stalls) / statistics.median(theirs):.2f} steps")  # fmt: skip
 
 
-def main() -> None:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is trained."""
     parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--batch", type=int, default=8, help="rows per step")
     parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--dtype", default="float32", help="of the computation")
     parser.add_argument("--remat", default="none", help="none, minimal or full")
+    parser.add_argument("--unroll", type=int, default=1, help="layers per run of the loop over them")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which parameters are spread")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sizes(parser)
     parser.add_argument("--steps", type=int, default=5, help="per round and side")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="save a checkpoint in every round")

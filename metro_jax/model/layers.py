@@ -15,7 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from metro_jax.model.config import MetroConfig
-from metro_jax.model.rows import drawn_by_device, is_hardware, keys_by_row
+from metro_jax.model.rows import drawn_by_device, is_hardware, kept_by_hardware, keys_by_row
 
 # Finite, so that a row with no visible key gives an average rather than NaN; such rows are never read (spec 2.6).
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -26,6 +26,55 @@ Initializer = Any
 def precision(dtype: Any) -> str:
     """float32 means float32: accelerators would else multiply in bfloat16 or TF32, and miss the reference by 1e-3."""
     return "highest" if jnp.dtype(dtype) == jnp.float32 else "default"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def einsum_to_float32(spec: str, x: Array, y: Array) -> Array:
+    """einsum of two arrays of one dtype, accumulated and returned in float32.
+
+    Its gradients are products in that dtype, as those of every other product: left to itself a float32 result is
+    multiplied back in float32, which costs GPUs several times the product, and TPUs the memory traffic.
+    """
+    exact = precision(x.dtype)
+    return jnp.einsum(spec, x, y, precision=exact, preferred_element_type=jnp.float32)
+
+
+def _einsum_forward(spec: str, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    return einsum_to_float32(spec, x, y), (x, y)
+
+
+def _einsum_backward(spec: str, operands: tuple[Array, Array], g: Array) -> tuple[Array, ...]:
+    x, y = operands
+    g = g.astype(x.dtype)
+    product = functools.partial(jnp.einsum, spec, precision=precision(x.dtype))
+    (dx,) = jax.linear_transpose(lambda x: product(x, y), x)(g)
+    (dy,) = jax.linear_transpose(lambda y: product(x, y), y)(g)
+    return dx, dy
+
+
+einsum_to_float32.defvjp(_einsum_forward, _einsum_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def attention_weights(scores: Float[Array, "... keys"], dtype: Any) -> Array:
+    """Softmax over the keys in float32, as `dtype`.
+
+    The backward pass starts from the weights as they are used, so that nothing is kept in float32 for it.
+    """
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _weights_forward(scores: Array, dtype: Any) -> tuple[Array, Array]:
+    weights = attention_weights(scores, dtype)
+    return weights, weights
+
+
+def _weights_backward(dtype: Any, weights: Array, g: Array) -> tuple[Array]:
+    weights, g = weights.astype(jnp.float32), g.astype(jnp.float32)
+    return (weights * (g - jnp.sum(weights * g, axis=-1, keepdims=True)),)
+
+
+attention_weights.defvjp(_weights_forward, _weights_backward)
 
 
 def named(init: Initializer, *axes: str) -> Any:
@@ -114,17 +163,26 @@ def relative_bias(
     return jax.lax.platform_dependent(table, jnp.asarray(buckets), tpu=whole, default=by_distance)
 
 
-def take_rows(table: Float[Array, "rows width"], index: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
-    """table[index] of a short table; on TPU as a product, since the gradient of a look-up is a scatter there."""
+def take_rows(table: Float[Array, "rows width"], index: Int[Array, "*batch"], dtype: Any) -> Array:
+    """table[index] of a short table, as `dtype`; on TPU as a product, since a look-up's gradient is a scatter there."""
 
     def product(table: Array, index: Array) -> Array:
-        one_hot = jax.nn.one_hot(index, table.shape[0], dtype=table.dtype)
-        return jnp.einsum("...v,vd->...d", one_hot, table, precision=precision(table.dtype))
+        one_hot = jax.nn.one_hot(index, table.shape[0], dtype=dtype)
+        return jnp.einsum("...v,vd->...d", one_hot, table.astype(dtype), precision=precision(dtype))
 
-    def look_up(table: Array, index: Array) -> Array:
-        return jnp.take(table, index, axis=0)
+    def rows(table: Array, index: Array) -> Array:
+        return look_up(table, index, dtype)
 
-    return jax.lax.platform_dependent(table, index, tpu=product, default=look_up)
+    return jax.lax.platform_dependent(jnp.asarray(table), index, tpu=product, default=rows)
+
+
+def look_up(table: Float[Array, "rows width"], index: Int[Array, "*batch"], dtype: Any) -> Array:
+    """table[index] as `dtype`, cast after the look-up: so the gradient adds up the uses of a row in float32.
+
+    In bfloat16 the thousands of uses of the mask token would lose bits, and a GPU adds far more slowly
+    (docs/performance.md).
+    """
+    return jnp.take(jnp.asarray(table), index, axis=0).astype(dtype)
 
 
 class Dropout(nn.Module):
@@ -139,7 +197,7 @@ class Dropout(nn.Module):
             return x
         key = self.make_rng("dropout")
         if is_hardware(key):
-            kept = drawn_by_device(lambda key, shape: jax.random.bernoulli(key, 1.0 - self.rate, shape), key, x.shape)
+            kept = drawn_by_device(functools.partial(kept_by_hardware, 1.0 - self.rate), key, x.shape)
         else:
             keys = keys_by_row(key, x.shape[0])
             kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
@@ -235,12 +293,12 @@ class Attention(nn.Module):
         query = self.query(x) * jnp.asarray(self.config.head_dim**-0.5, self.config.dtype)
         query = with_logical_constraint(query, ("batch", "length", "heads", "kv"))
         exact = precision(self.config.dtype)
-        scores = jnp.einsum("bqhk,bshk->bhqs", query, key, precision=exact, preferred_element_type=jnp.float32)
+        scores = einsum_to_float32("bqhk,bshk->bhqs", query, key)
         if bias is not None:
             scores = scores + bias[None].astype(jnp.float32)
         if mask is not None:
             scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.config.dtype)
+        weights = attention_weights(scores, self.config.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
         attended = jnp.einsum("bhqs,bshk->bqhk", weights, value, precision=exact)
         attended = with_logical_constraint(attended, ("batch", "length", "heads", "kv"))

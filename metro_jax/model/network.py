@@ -18,10 +18,11 @@ from metro_jax.model.layers import (
     DecoderLayer,
     Dropout,
     EncoderLayer,
+    einsum_to_float32,
     layer_norm,
+    look_up,
     named,
     normal,
-    precision,
     relative_buckets,
     take_rows,
     uniform,
@@ -127,6 +128,7 @@ def scanned(layer: type[nn.Module], config: MetroConfig, length: int, num_broadc
         split_rngs={"params": True, "dropout": True},
         in_axes=broadcast,
         length=length,
+        unroll=config.scan_unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 
@@ -163,8 +165,7 @@ class Stack(nn.Module):
         table = (self if self.own_positions else lender).position_embedding
         norm = (self if self.own_norm else lender).embedding_norm
         dtype = self.config.dtype
-        x = jnp.take(jnp.asarray(embedding, dtype), tokens, axis=0)
-        x = norm(x + take_rows(jnp.asarray(table, dtype), rows))
+        x = norm(look_up(embedding, tokens, dtype) + take_rows(table, rows, dtype))
         x = self.dropout(x, deterministic=deterministic)
         return with_logical_constraint(x, ("batch", "length", "embed"))
 
@@ -325,9 +326,7 @@ class EncoderDecoder(nn.Module):
 def project(embedding: Embedding, hidden: Float[Array, "*batch d_model"], dtype: Any) -> Float[Array, "*batch vocab"]:
     """hidden times the transposed token matrix, accumulated in float32."""
     hidden, embedding = hidden.astype(dtype), jnp.asarray(embedding, dtype)
-    return jnp.einsum(
-        "...d,vd->...v", hidden, embedding, precision=precision(dtype), preferred_element_type=jnp.float32
-    )
+    return einsum_to_float32("...d,vd->...v", hidden, embedding)
 
 
 def init_params(config: MetroConfig, seed: int = 0) -> dict[str, Any]:

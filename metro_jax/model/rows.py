@@ -76,6 +76,21 @@ def drawn_by_device(draw: Callable[[Array, tuple[int, ...]], Array], key: Array,
     return spread(jax.random.key_data(key), piece)
 
 
+def kept_by_hardware(probability: float, key: Array, shape: tuple[int, ...]) -> Array:
+    """True with this probability (to 2^-17) for every number, from 16 of the chip's random bits each.
+
+    Bits are written to memory and read again, so half of them are half of the time. Those of attention weights
+    [batch, heads, queries, keys] are drawn with the last two axes swapped: TPUs lay out scores with the queries last,
+    and would copy bits that come the other way round (docs/tpu_plan.md).
+    """
+    swap = len(shape) == 4
+    drawn = (*shape[:-2], shape[-1], shape[-2]) if swap else shape
+    bits = jax.random.bits(key, (drawn[0], (drawn[1] + 1) // 2, *drawn[2:]), jnp.uint32)
+    limit = jnp.uint32(round(probability * 2**16))
+    kept = jnp.concatenate([(bits & 0xFFFF) < limit, (bits >> 16) < limit], axis=1)[:, : drawn[1]]
+    return jnp.swapaxes(kept, -1, -2) if swap else kept
+
+
 def _batch_axes() -> tuple[str, ...]:
     """Mesh axes over which the rules in force spread the rows; none outside a partitioner's context."""
     spec = logical_to_mesh_axes(("batch",))

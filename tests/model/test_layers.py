@@ -7,12 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.extend.core import jaxprs_in_params
 
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.layers import (
     Attention,
     DecoderLayer,
+    attention_weights,
     clamp_float16,
+    einsum_to_float32,
+    look_up,
     relative_bias,
     relative_buckets,
     take_rows,
@@ -123,14 +127,14 @@ def test_the_relative_bias_is_the_toeplitz_matrix_of_its_line(monkeypatch, platf
 def test_look_ups_are_the_same_on_tpu_as_elsewhere(monkeypatch, dtype):
     """The form that TPUs get, run here: the same values, bit for bit, and the same gradients."""
     draw = np.random.default_rng(0)
-    table = jnp.asarray(draw.normal(size=(9, 4)), dtype)
+    table = jnp.asarray(draw.normal(size=(9, 4)), jnp.float32)
     states = jnp.asarray(draw.normal(size=(2, 9, 4)), dtype)
     index = jnp.asarray([[0, 3, 3], [8, 1, 9]])
 
     def both():
-        values = take_rows(table, jnp.minimum(index, 8)), gather(states, index)
+        values = take_rows(table, jnp.minimum(index, 8), dtype), gather(states, index)
         gradients = (
-            jax.grad(lambda t: jnp.sum(take_rows(t, jnp.minimum(index, 8)).astype(jnp.float32) ** 2))(table),
+            jax.grad(lambda t: jnp.sum(take_rows(t, jnp.minimum(index, 8), dtype).astype(jnp.float32) ** 2))(table),
             jax.grad(lambda x: jnp.sum(gather(x, index).astype(jnp.float32) ** 2))(states),
         )
         return values, gradients
@@ -143,3 +147,53 @@ def test_look_ups_are_the_same_on_tpu_as_elsewhere(monkeypatch, dtype):
     tolerance = 1e-6 if dtype == "float32" else 2e-2
     for found, expected in zip(their_gradients, gradients, strict=True):
         np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=tolerance)
+
+
+def dots(jaxpr):
+    """All matrix products of a trace, those inside other operations included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from dots(inner)
+
+
+def test_products_of_bfloat16_attention_stay_in_bfloat16_backwards() -> None:
+    """A float32 result would be multiplied back in float32: several times slower on GPUs."""
+    config = MetroConfig(vocab_size=64, d_model=16, num_heads=2, d_ff=32, dtype="bfloat16")
+    attention, x = Attention(config), jnp.ones((2, 4, 16), jnp.bfloat16)
+    params = nn.unbox(attention.init(jax.random.key(0), x, x, None))
+
+    def total(params, x):
+        return attention.apply(params, x, x, None).astype(jnp.float32).sum()
+
+    found = list(dots(jax.make_jaxpr(jax.grad(total, (0, 1)))(params, x).jaxpr))
+    assert len(found) == 3 * 6  # four projections, scores, weighted values: forward and for both operands
+    assert {v.aval.dtype for dot in found for v in dot.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_einsum_and_weights_are_those_of_the_plain_operations(dtype) -> None:
+    draw = np.random.default_rng(0)
+    query, key = (jnp.asarray(draw.normal(size=(2, 5, 3, 4)), dtype) for _ in range(2))
+    value = jnp.asarray(draw.normal(size=(2, 3, 5, 5)), jnp.float32)
+
+    def ours(query, key):
+        scores = einsum_to_float32("bqhk,bshk->bhqs", query, key)
+        return jnp.sum(attention_weights(scores, dtype).astype(jnp.float32) * value)
+
+    def plain(query, key):
+        query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+        return jnp.sum(jax.nn.softmax(jnp.einsum("bqhk,bshk->bhqs", query, key)) * value)
+
+    for found, expected in zip(jax.grad(ours, (0, 1))(query, key), jax.grad(plain, (0, 1))(query, key), strict=True):
+        assert found.dtype == dtype
+        tolerance = 1e-6 if dtype == "float32" else 0.03
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=tolerance)
+
+
+def test_the_gradient_of_a_look_up_adds_up_in_float32() -> None:
+    """A row used 4,000 times: bfloat16 stops adding ones at 256."""
+    table, index = jnp.ones((3, 2), jnp.float32), jnp.full((4000,), 1)
+    gradient = jax.grad(lambda t: look_up(t, index, jnp.bfloat16).astype(jnp.float32).sum())(table)
+    np.testing.assert_array_equal(gradient, [[0, 0], [4000, 4000], [0, 0]])

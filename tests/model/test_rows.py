@@ -3,6 +3,12 @@
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import pytest
+
+from metro_jax.model.rows import kept_by_hardware
+
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np
 from metro_jax.model.layers import Dropout
@@ -37,3 +43,13 @@ def test_every_row_and_step_has_numbers_of_its_own_on_any_mesh():
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 32, 64), (64, 640)])
+def test_hardware_bits_keep_the_share_that_was_asked_for(shape):
+    kept = np.asarray(kept_by_hardware(0.9, jax.random.key(1, impl="unsafe_rbg"), shape))
+    assert kept.shape == shape
+    assert abs(kept.mean() - 0.9) < 5 * (0.09 / kept.size) ** 0.5
+    # Both halves of a number are used, and say different things.
+    low, high = kept[:, 0], kept[:, (shape[1] + 1) // 2]
+    assert 0.75 < (low == high).mean() < 0.89

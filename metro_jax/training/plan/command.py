@@ -55,6 +55,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         choices=("default", "O0", "O1", "O2", "O3"),
         help="the compiler's effort; O0 and O1 say sooner whether it compiles and fits, not what it moves",
     )
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="wait for the TPU's machine code too: minutes more, for the same figures (--search always does)",
+    )
     parser.add_argument("--rows", type=int, default=32, help="generate, rank: texts per device (default 32)")
     parser.add_argument("--source", type=int, default=512, help="generate, rank: tokens of a text (default 512)")
     parser.add_argument("--target", type=int, default=256, help="generate: new tokens; rank: tokens of all choices")

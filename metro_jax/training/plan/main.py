@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import pathlib
 import sys
+from typing import NoReturn
 
 from metro_jax.training.plan import picture, recipe, report, search, topology
 from metro_jax.training.plan.steps import make_step
@@ -29,7 +31,7 @@ def plan(arguments: argparse.Namespace) -> int:
         source=arguments.source,
         target=arguments.target,
     )
-    result = report.make_plan(made, target, step, arguments.level)
+    result = report.make_plan(made, target, step, arguments.level, arguments.complete)
     print(report.as_text(result))
     if arguments.json:
         report.write_json(result, arguments.json)
@@ -40,7 +42,16 @@ def plan(arguments: argparse.Namespace) -> int:
         print(f"picture: {arguments.picture}")
     if result.compiled is None and arguments.step == "train":
         print(search.what_would_fit(arguments, target))
+    if result.compiled is not None and not result.compiled.complete:
+        _leave(0 if result.fits else 1)
     return 0 if result.fits else 1
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process with the compiler still at work on machine code that nobody waits for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _search(arguments: argparse.Namespace, target: topology.Topology) -> int:

@@ -58,7 +58,9 @@ class Plan:
         return self.compiled is not None and not (self.peak and self.limit and self.peak > self.limit)
 
 
-def make_plan(recipe: Recipe, topology: Topology, step: Step, level: str = "default") -> Plan:
+def make_plan(
+    recipe: Recipe, topology: Topology, step: Step, level: str = "default", complete: bool = True
+) -> Plan:
     """Compiles a step and works out what it costs; a step that is too large is a plan as well."""
     common: dict[str, Any] = {
         "recipe": recipe.name,
@@ -68,7 +70,7 @@ def make_plan(recipe: Recipe, topology: Topology, step: Step, level: str = "defa
         "level": level,
     }
     try:
-        compiled = compile_step(step, level)
+        compiled = compile_step(step, level, complete)
     except TooLargeError as error:
         return Plan(**common, compiled=None, too_large=error)
     program = Program(compiled.text, step.loop)
@@ -99,6 +101,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
     if plan.compiled is not None:
         data["memory"] |= breakdown(step, plan.compiled)
+        data["machine_code"] = plan.compiled.complete
         data["compile_seconds"] = round(plan.compiled.seconds, 1)
         data["collectives"] = [c.summary() for c in plan.collectives]
     if made is not None:
@@ -136,7 +139,8 @@ def as_text(plan: Plan) -> str:
     if plan.compiled is None:
         return "\n".join([*lines, *too_large_lines(plan)])
     effort = "" if plan.level == "default" else f" at {plan.level}, which shows neither traffic nor time as they are"
-    lines.append(f"compiled in {plan.compiled.seconds:.0f} s{effort}")
+    done = "compiled" if plan.compiled.complete else "scheduled, without machine code,"
+    lines.append(f"{done} in {plan.compiled.seconds:.0f} s{effort}")
     lines += ["", *memory_lines(plan), "", *flops_lines(step)]
     lines += ["", *collective_lines(plan.collectives)]
     if plan.estimate is not None:

@@ -21,6 +21,7 @@ from metro_jax.model.network import init_params
 from metro_jax.training.flops import dot_flops
 from metro_jax.training.models import EncoderDecoderModel
 from metro_jax.training.partitioning import PjitPartitioner
+from metro_jax.training.plan import scheduled
 from metro_jax.training.plan.recipe import Recipe
 
 KINDS = ("train", "eval", "generate", "rank")
@@ -78,12 +79,13 @@ class Compiled:
     Args:
         seconds: spent compiling.
         peak: bytes of a device's memory at the fullest moment; None where this compiler does not say.
+        complete: whether machine code was generated too.
     """
 
     text: str
     seconds: float
     peak: int | None
-    memory: Any
+    complete: bool = True
 
 
 def training_step(
@@ -203,16 +205,24 @@ def make_step(
     return inference_step(recipe.model.config, partitioner, kind, rows, source, target)
 
 
-def compile_step(step: Step, level: str = "default") -> Compiled:
+def compile_step(step: Step, level: str = "default", complete: bool = True) -> Compiled:
     """Compiles it.
+
+    Args:
+        complete: False takes the program that the TPU's compiler has scheduled and given its memory, and does not wait
+            for the machine code, which is most of the time. The compiler goes on with it in a thread, as long as the process lives.
 
     Raises:
         TooLargeError: it does not fit.
     """
     start = time.perf_counter()
+    options = _options(step, level)
     with optimization_level(level):
         try:
-            compiled = step.lowered.compile(compiler_options=_options(step, level))
+            if not complete and step.partitioner.mesh.devices.flat[0].platform == "tpu":
+                text, peak = scheduled.scheduled_program(step.lowered, options)
+                return Compiled(text, time.perf_counter() - start, peak, complete=False)
+            compiled = step.lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             if "hbm" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise TooLargeError(str(error)) from error
@@ -220,7 +230,7 @@ def compile_step(step: Step, level: str = "default") -> Compiled:
     memory = compiled.memory_analysis()
     # Donated arguments are counted once; the compiler's own peak knows what lives at the same time.
     peak = getattr(memory, "peak_memory_in_bytes", 0) or None
-    return Compiled(compiled.as_text(), time.perf_counter() - start, peak, memory)
+    return Compiled(compiled.as_text(), time.perf_counter() - start, peak)
 
 
 def _options(step: Step, level: str) -> dict[str, Any] | None:

@@ -129,8 +129,7 @@ class Runtime:
 
 def build(arguments: argparse.Namespace) -> tuple[Trainer, dict[str, np.ndarray], Any]:
     """Trainer, batch and first state; says on what they are."""
-    sizes = {"dtype": arguments.dtype, "remat": arguments.remat, "scan_unroll": arguments.unroll}
-    config = SHAPES[arguments.shape](**sizes)
+    config = SHAPES[arguments.shape](dtype=arguments.dtype, remat=arguments.remat)
     rate = create_learning_rate_scheduler(base_learning_rate=1e-4, warmup_steps=1000, total_steps=100_000)
     model = MetroPretrainingModel(config, PRETRAINING[arguments.shape](), MetroAdamW(clip_norm=2.0))
     batch = synthetic_batch(config, arguments.batch, arguments.length)
@@ -143,7 +142,7 @@ def build(arguments: argparse.Namespace) -> tuple[Trainer, dict[str, np.ndarray]
     print(f"{len(jax.devices())} x {device.device_kind}, jax {jax.__version__}, Python {platform.python_version()}")
     print(f"{arguments.shape}: {size:,} parameters with generator and RTD head")
     print(f"{arguments.batch} rows of {arguments.length} tokens, {arguments.microbatches} microbatch(es), ", end="")
-    print(f"{arguments.dtype}, remat {arguments.remat}, unroll {arguments.unroll}, ", end="")
+    print(f"{arguments.dtype}, remat {arguments.remat}, ", end="")
     print(f"random bits of {jax.random.key_impl(jax.random.key(0))}")
     return trainer, batch, state
 
@@ -236,7 +235,6 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--dtype", default="float32", help="of the computation")
     parser.add_argument("--remat", default="none", help="none, minimal or full")
-    parser.add_argument("--unroll", type=int, default=1, help="layers per run of the loop over them")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which parameters are spread")
 

@@ -18,7 +18,7 @@ from metro_jax.model.config import MetroConfig, PretrainingConfig
 
 CONFIG_FILE, GIN_FILE, HUB_FILE = "metro_config.json", "config.gin", "config.json"
 # How the computation runs is no property of a checkpoint.
-_NOT_STORED = ("dtype", "remat", "scan_unroll")
+_NOT_STORED = ("dtype", "remat")
 
 
 @dataclasses.dataclass(frozen=True)

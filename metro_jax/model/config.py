@@ -51,7 +51,6 @@ class MetroConfig:
         dtype: of the computation; parameters are float32, and softmax, norms and losses run in float32 (spec 2.8).
         remat: what the backward pass recomputes: nothing ("none"), all but matrix products ("minimal"), or each whole
             layer ("full").
-        scan_unroll: layers in one run of the loop over them. More of them copy less and compile longer.
         padding: "training" hides pads by id and zeroes their embedding, "hub" hides them by mask only (spec 2.6).
     """
 
@@ -72,13 +71,12 @@ class MetroConfig:
     decoder_start_token: int = 2
     dtype: str = "float32"
     remat: str = "none"
-    scan_unroll: int = 1
     padding: str = "training"
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "vocab_size", "d_model", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers")
         _at_least(self, 8, "relative_attention_num_buckets")
-        _at_least(self, 1, "max_positions", "relative_attention_max_distance", "scan_unroll")
+        _at_least(self, 1, "max_positions", "relative_attention_max_distance")
         _at_least(self, 3, "position_rows")
         _rates(self, "dropout_rate", "attention_dropout_rate", "mlp_dropout_rate")
         _one_of("dtype", self.dtype, DTYPES)

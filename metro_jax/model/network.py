@@ -128,7 +128,6 @@ def scanned(layer: type[nn.Module], config: MetroConfig, length: int, num_broadc
         split_rngs={"params": True, "dropout": True},
         in_axes=broadcast,
         length=length,
-        unroll=config.scan_unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 

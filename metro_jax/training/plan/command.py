@@ -48,7 +48,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--search", action="store_true", help="try meshes, recomputation and microbatches, and rank what fits"
     )
-    parser.add_argument("--most", type=int, default=12, help="candidates that --search compiles (default 12)")
+    parser.add_argument(
+        "--most", type=int, default=12, help="fitting candidates after which --search ends (default 12)"
+    )
     parser.add_argument(
         "--level",
         default="default",
@@ -58,7 +60,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--complete",
         action="store_true",
-        help="wait for the TPU's machine code too: minutes more, for the same figures (--search always does)",
+        help="wait for the TPU's machine code too: minutes more, for the same figures",
     )
     parser.add_argument("--rows", type=int, default=32, help="generate, rank: texts per device (default 32)")
     parser.add_argument("--source", type=int, default=512, help="generate, rank: tokens of a text (default 512)")

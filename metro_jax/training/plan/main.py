@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import sys
 from typing import NoReturn
 
@@ -40,7 +41,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.picture and result.compiled is not None:
         picture.draw(result, arguments.picture)
         print(f"picture: {arguments.picture}")
-    if result.compiled is None and arguments.step == "train":
+    if result.compiled is None and arguments.step == "train" and arguments.most:
         print(search.what_would_fit(arguments, target))
     if result.compiled is not None and not result.compiled.complete:
         _leave(0 if result.fits else 1)
@@ -60,10 +61,12 @@ def _search(arguments: argparse.Namespace, target: topology.Topology) -> int:
     if arguments.json:
         data = [result.summary() for result in found]
         pathlib.Path(arguments.json).write_text(json.dumps(data, indent=2) + "\n")
-    best = next((result for result in found if result.plan.fits), None)
+    best = next((result for result in found if result.fits), None)
     if best is None:
         return 1
+    line = search.command_line(arguments, best.choice)
+    print(f"\nthe best of them: metro-jax {shlex.join(line)}\n\n{best.text}")
     if arguments.picture:
-        picture.draw(best.plan, arguments.picture)
-    print(f"\nthe best of them: {best.command(arguments)}\n\n{report.as_text(best.plan)}")
+        search.run_plan([*line, "--picture", arguments.picture], arguments.level)
+        print(f"picture: {arguments.picture}")
     return 0

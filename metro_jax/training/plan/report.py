@@ -58,9 +58,7 @@ class Plan:
         return self.compiled is not None and not (self.peak and self.limit and self.peak > self.limit)
 
 
-def make_plan(
-    recipe: Recipe, topology: Topology, step: Step, level: str = "default", complete: bool = True
-) -> Plan:
+def make_plan(recipe: Recipe, topology: Topology, step: Step, level: str = "default", complete: bool = True) -> Plan:
     """Compiles a step and works out what it costs; a step that is too large is a plan as well."""
     common: dict[str, Any] = {
         "recipe": recipe.name,

@@ -3,13 +3,16 @@
 import argparse
 import dataclasses
 import itertools
+import json
+import pathlib
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from metro_jax.training.plan import recipe as recipes
-from metro_jax.training.plan.report import Plan, as_json, make_plan
-from metro_jax.training.plan.steps import training_step
 from metro_jax.training.plan.topology import GIB, Topology
 
 REMAT = ("none", "minimal", "full")  # from the most memory to the least
@@ -40,28 +43,67 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A combination that was compiled."""
+    """A combination that was compiled.
+
+    Args:
+        plan: as `report.as_json` gives it.
+        text: the same for people.
+    """
 
     choice: Choice
-    plan: Plan
+    plan: Mapping[str, Any]
+    text: str = ""
 
     @property
-    def seconds(self) -> float:
-        """What it is ranked by: the estimated step without overlap; unknown ones last."""
-        made = self.plan.estimate
-        return made.step_seconds[1] if self.plan.fits and made is not None else float("inf")
+    def fits(self) -> bool:
+        """Whether it compiled and stays within the memory."""
+        return self.plan["fits"]
+
+    @property
+    def peak(self) -> float | None:
+        """Bytes of a device's memory."""
+        return self.plan["memory"].get("peak")
+
+    @property
+    def step_seconds(self) -> tuple[float, float] | None:
+        """The estimate: with all communication hidden, and with none."""
+        return self.plan["estimate"]["step_seconds"] if self.fits and "estimate" in self.plan else None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The fastest that fit come first; unknown times last."""
+        return (self.step_seconds or (0, float("inf")))[1], self.peak or 0
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
-        return dataclasses.asdict(self.choice) | as_json(self.plan)
+        return dataclasses.asdict(self.choice) | dict(self.plan)
 
-    def command(self, arguments: argparse.Namespace) -> str:
-        """The command that plans this one alone."""
-        mesh = ",".join(f"{axis}={size}" for axis, size in self.plan.step.partitioner.mesh.shape.items())
-        return (
-            f"metro-jax plan {arguments.recipe} --topology {arguments.topology} --mesh {mesh} "
-            f"--microbatches {self.choice.microbatches} --set \"MetroConfig.remat='{self.choice.remat}'\""
-        )
+
+def command_line(arguments: argparse.Namespace, choice: Choice) -> list[str]:
+    """The arguments of the `metro-jax` that plans one combination alone."""
+    line = ["plan", arguments.recipe, "--topology", arguments.topology]
+    line += ["--slices", str(arguments.slices)] if arguments.slices > 1 else []
+    for name in arguments.gin_file:
+        line += ["--gin_file", name]
+    for binding in [*arguments.bindings, f"MetroConfig.remat='{choice.remat}'"]:
+        line += ["--set", binding]
+    return [*line, "--mesh", f"fsdp={choice.fsdp},model={choice.model}", "--microbatches", str(choice.microbatches)]
+
+
+def run_plan(line: list[str], level: str) -> tuple[Mapping[str, Any] | None, str]:
+    """Plans in a process of its own, which ends the compiler as soon as the program is known.
+
+    Returns:
+        The plan and its text; None and what is wrong where there is none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "plan.json"
+        command = [sys.executable, "-m", "metro_jax.cli", *line, "--level", level, "--most", "0", "--json", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if path.exists():
+            return json.loads(path.read_text()), done.stdout
+    errors = [one for one in done.stderr.splitlines() if one.startswith("error: ")] or done.stderr.splitlines()[-1:]
+    return None, (errors or [f"exit status {done.returncode}"])[0]
 
 
 def choices(devices: int, batch: int, d_model: int, num_heads: int) -> list[Choice]:
@@ -89,61 +131,57 @@ def attempts(
     base = recipes.load(arguments.recipe, arguments.bindings, arguments.gin_file)
     config, devices = base.model.config, len(topology.devices)
     too_large: list[Choice] = []
-    compiled = 0
+    fitting = 0
     found = choices(devices, base.dataset.batch_size, config.d_model, config.num_heads)
     for choice in found if order is None else sorted(found, key=order):
         if any(choice.saves_no_more(known) for known in too_large):
             continue
-        bindings = [*arguments.bindings, f"MetroConfig.remat = '{choice.remat}'"]
-        recipe = recipes.load(arguments.recipe, bindings, arguments.gin_file)
-        try:
-            partitioner = recipe.partitioner(topology.devices, {"fsdp": choice.fsdp, "model": choice.model})
-            step = training_step(recipe, partitioner, choice.microbatches)
-        except ValueError as error:  # this mesh does not fit onto the torus
-            print(f"  {_name(choice)}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
+        plan, text = run_plan(command_line(arguments, choice), arguments.level)
+        if plan is None:  # such as a mesh that does not fit onto the torus
+            print(f"  {_name(choice)}: {text[:160]}", file=sys.stderr, flush=True)
             continue
-        plan = make_plan(recipe, topology, step, arguments.level)
-        if not plan.fits:
+        result = Result(choice, plan, text)
+        if not result.fits:
             too_large.append(choice)
-        compiled += plan.fits
-        print(f"  {_name(choice)}: {_verdict(plan)}", file=sys.stderr, flush=True)
-        yield Result(choice, plan)
-        if compiled >= arguments.most:
+        fitting += result.fits
+        print(f"  {_name(choice)}: {_verdict(result)}", file=sys.stderr, flush=True)
+        yield result
+        if fitting >= arguments.most:
             return
 
 
 def search(arguments: argparse.Namespace, topology: Topology) -> list[Result]:
     """What was tried, the fastest that fits first."""
     print(f"searching, at most {arguments.most} that fit:", file=sys.stderr)
-    return sorted(attempts(arguments, topology), key=lambda result: (result.seconds, result.plan.peak or 0))
+    return sorted(attempts(arguments, topology), key=lambda result: result.rank)
 
 
 def what_would_fit(arguments: argparse.Namespace, topology: Topology) -> str:
-    """The first combination that does; compiled at low effort, which is enough to know."""
-    print("looking for what would fit (at the compiler's lowest effort):", file=sys.stderr)
-    changed = argparse.Namespace(**vars(arguments) | {"level": "O0", "most": 1})
-    found = next((result for result in attempts(changed, topology, saving_first) if result.plan.fits), None)
+    """The first combination that does."""
+    print("looking for what would fit:", file=sys.stderr)
+    changed = argparse.Namespace(**vars(arguments) | {"most": 1})
+    found = next((result for result in attempts(changed, topology, saving_first) if result.fits), None)
     if found is None:
         return (
             "nothing that --search tries would fit: take more chips, a chip with more memory, a smaller BATCH_SIZE or "
             "shorter TASK_FEATURE_LENGTHS"
         )
-    peak = "" if found.plan.peak is None else f" ({found.plan.peak / GIB:.2f} GiB)"
-    return f"what would fit{peak}: {found.command(arguments)}"
+    peak = "" if found.peak is None else f" ({found.peak / GIB:.2f} GiB)"
+    return f"what would fit{peak}: metro-jax {shlex.join(command_line(arguments, found.choice))}"
 
 
 def table(found: list[Result]) -> str:
     """One line for each."""
     lines = [f"{'mesh':28} {'remat':8} {'pieces':>6} {'GiB':>7} {'of limit':>8} {'ms per step':>16}"]
     for result in found:
-        plan, choice = result.plan, result.choice
-        peak = f"{plan.peak / GIB:.2f}" if plan.peak else "?"
-        share = f"{plan.peak / plan.limit:.0%}" if plan.peak and plan.limit else "?"
+        choice, limit = result.choice, result.plan["memory"]["limit"]
+        peak = f"{result.peak / GIB:.2f}" if result.peak else "?"
+        share = f"{result.peak / limit:.0%}" if result.peak and limit else "?"
         time = "too large"
-        if plan.fits:
-            made = plan.estimate
-            time = f"{1e3 * made.step_seconds[0]:.0f} to {1e3 * made.step_seconds[1]:.0f}" if made else "?"
-        mesh = recipes.describe_mesh(plan.step.partitioner.mesh)
+        if result.fits:
+            made = result.step_seconds
+            time = f"{1e3 * made[0]:.0f} to {1e3 * made[1]:.0f}" if made else "?"
+        mesh = " ".join(f"{axis}={size}" for axis, size in result.plan["mesh"].items())
         lines.append(f"{mesh:28} {choice.remat:8} {choice.microbatches:>6} {peak:>7} {share:>8} {time:>16}")
     return "\n".join(lines)
 
@@ -152,9 +190,9 @@ def _name(choice: Choice) -> str:
     return f"fsdp={choice.fsdp} model={choice.model} remat={choice.remat} microbatches={choice.microbatches}"
 
 
-def _verdict(plan: Plan) -> str:
-    peak = "" if plan.peak is None else f"{plan.peak / GIB:.2f} GiB"
-    if not plan.fits:
+def _verdict(result: Result) -> str:
+    peak = "" if result.peak is None else f"{result.peak / GIB:.2f} GiB"
+    if not result.fits:
         return f"{peak}, too large"
-    made = plan.estimate
-    return f"{peak}, fits" + (f", {1e3 * made.step_seconds[1]:.0f} ms per step by the estimate" if made else "")
+    made = result.step_seconds
+    return f"{peak}, fits" + (f", {1e3 * made[1]:.0f} ms per step by the estimate" if made else "")

@@ -210,7 +210,8 @@ def compile_step(step: Step, level: str = "default", complete: bool = True) -> C
 
     Args:
         complete: False takes the program that the TPU's compiler has scheduled and given its memory, and does not wait
-            for the machine code, which is most of the time. The compiler goes on with it in a thread, as long as the process lives.
+            for the machine code, which is most of the time. The compiler goes on with it in a thread until the process
+            ends.
 
     Raises:
         TooLargeError: it does not fit.

@@ -44,7 +44,7 @@ def plan(topology, step) -> Plan:
         step=step,
         steps=125_000,
         level="default",
-        compiled=Compiled(LAYERS, 12.0, 8 * GIB, None),
+        compiled=Compiled(LAYERS, 12.0, 8 * GIB),
         too_large=None,
         collectives=found,
         estimate=estimate(step, program, found, topology),

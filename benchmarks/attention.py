@@ -8,7 +8,8 @@ Four sides with relative bias and padding mask, value and gradient (of query, ke
 einsum, as `model/layers.py` has it; the same with JAX's own gradients; `jax.nn.dot_product_attention`; the Pallas flash
 kernel that comes with JAX (`jax.experimental.pallas.ops.tpu.flash_attention`), which takes the bias as one array for
 every row. None of the last two knows dropout of attention weights, which every published configuration trains with
-(0.1); the einsum is also shown with it. And the vocabulary projection with its loss: at all positions, and gathered at the masked ones.
+(0.1); the einsum is also shown with it. And the vocabulary projection with its loss: at all positions, and gathered
+at the masked ones.
 """
 
 import argparse

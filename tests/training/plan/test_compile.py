@@ -1,7 +1,7 @@
 """Compiled for TPUs that are not there, by libtpu: `make test-plan` installs it and runs these.
 
 Budgets: `budgets.json` has peak memory and bytes sent of each recipe on each machine, as benchmarks/tpu_table.py
-measured them at the compiler's usual effort; METRO_PLAN_BUDGETS=1 compiles them all again, minutes for each.
+measured them at the compiler's usual effort; METRO_PLAN_BUDGETS=1 plans them all again, half a minute for each.
 """
 
 import importlib.util
@@ -87,7 +87,7 @@ def test_too_large_says_by_how_much_and_what_would_fit(tmp_path):
 @pytest.mark.parametrize("name", sorted(BUDGETS))
 @pytest.mark.skipif(
     not os.environ.get("METRO_PLAN_BUDGETS"),
-    reason="compiles a full model at full effort, minutes for each: METRO_PLAN_BUDGETS=1 make test-plan",
+    reason="plans every recipe on every machine, half a minute for each: METRO_PLAN_BUDGETS=1 make test-plan",
 )
 def test_a_recipe_stays_within_its_budget(tmp_path, name):
     recipe, machine = name.split()

@@ -28,19 +28,21 @@ def precision(dtype: Any) -> str:
     return "highest" if jnp.dtype(dtype) == jnp.float32 else "default"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum_to_float32(spec: str, x: Array, y: Array) -> Array:
     """einsum of two arrays of one dtype, accumulated and returned in float32.
 
     Its gradients are products in that dtype, as those of every other product: left to itself a float32 result is
     multiplied back in float32, which costs GPUs several times the product, and TPUs the memory traffic.
     """
-    exact = precision(x.dtype)
-    return jnp.einsum(spec, x, y, precision=exact, preferred_element_type=jnp.float32)
+    return _einsum(spec, x, y)
+
+
+def _einsum_product(spec: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(spec, x, y, precision=precision(x.dtype), preferred_element_type=jnp.float32)
 
 
 def _einsum_forward(spec: str, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    return einsum_to_float32(spec, x, y), (x, y)
+    return _einsum_product(spec, x, y), (x, y)
 
 
 def _einsum_backward(spec: str, operands: tuple[Array, Array], g: Array) -> tuple[Array, ...]:
@@ -52,29 +54,35 @@ def _einsum_backward(spec: str, operands: tuple[Array, Array], g: Array) -> tupl
     return dx, dy
 
 
-einsum_to_float32.defvjp(_einsum_forward, _einsum_backward)
+_einsum: Any = jax.custom_vjp(_einsum_product, nondiff_argnums=(0,))
+_einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def attention_weights(scores: Float[Array, "... keys"], dtype: Any) -> Array:
+def attention_weights(scores: Float[Array, "... keys"], dtype: Any) -> Float[Array, "... keys"]:
     """Softmax over the keys in float32, as `dtype`.
 
     The backward pass starts from the weights as they are used, so that nothing is kept in float32 for it.
     """
+    return _weights(scores, dtype)
+
+
+def _softmax(scores: Array, dtype: Any) -> Array:
     return jax.nn.softmax(scores, axis=-1).astype(dtype)
 
 
 def _weights_forward(scores: Array, dtype: Any) -> tuple[Array, Array]:
-    weights = attention_weights(scores, dtype)
+    weights = _softmax(scores, dtype)
     return weights, weights
 
 
 def _weights_backward(dtype: Any, weights: Array, g: Array) -> tuple[Array]:
+    del dtype
     weights, g = weights.astype(jnp.float32), g.astype(jnp.float32)
     return (weights * (g - jnp.sum(weights * g, axis=-1, keepdims=True)),)
 
 
-attention_weights.defvjp(_weights_forward, _weights_backward)
+_weights: Any = jax.custom_vjp(_softmax, nondiff_argnums=(1,))
+_weights.defvjp(_weights_forward, _weights_backward)
 
 
 def named(init: Initializer, *axes: str) -> Any:

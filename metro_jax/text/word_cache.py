@@ -146,6 +146,8 @@ class WordCache:
 
     def _learn(self, tokens: list[str]) -> None:
         """Finds the ids of tokens that are not known."""
+        if not tokens:
+            return
         if len(self._words) > MAX_TOKENS:
             self._words.clear()
         normalized = normalize_tokens(tokens, self._lower)
@@ -173,7 +175,7 @@ class WordCache:
         """The packed ids of words that do not depend on each other: they are encoded many in a text."""
         texts = np.cumsum(lengths) // (MAX_TEXT // 2)  # of at most MAX_TEXT characters: no word is half as long
         ends = (np.flatnonzero(np.diff(texts, append=-1)) + 1).tolist()
-        groups = [words[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+        groups = [words[begin:end] for begin, end in itertools.pairwise([0, *ends])]
         for group, row in zip(groups, self._encode([" ".join(group) for group in groups]), strict=True):
             packed = varints(row)
             places = [place for place, token_id in enumerate(row) if self._begins[token_id]]

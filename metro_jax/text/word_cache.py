@@ -163,13 +163,14 @@ class WordCache:
         """Finds the packed ids of normalised words; a gap where they could depend on the text before them."""
         surfaces = self._lattice.surfaces(words)
         self._words.update(zip(words, [b"" if surface == "" else _GAP for surface in surfaces], strict=True))
-        found = [(word, surface) for word, surface in zip(words, surfaces, strict=True) if surface]
-        scores, leads = self._lattice.best([surface for _, surface in found])
-        additions = np.array([len(surface) for _, surface in found])
-        lengths = np.array([len(word) + 1 for word, _ in found])
-        sure = np.flatnonzero((leads > additions * SLACK) & (scores >= -SCORE_PER_CHARACTER * lengths))
-        kept = [found[index][0] for index in sure.tolist()]
-        self._words.update(zip(kept, self._ids_of(kept, lengths[sure]), strict=True))
+        words = [word for word, surface in zip(words, surfaces, strict=True) if surface]
+        found = [surface for surface in surfaces if surface]
+        scores, leads = self._lattice.best(found)
+        additions = np.array(list(map(len, found)))
+        lengths = np.array(list(map(len, words))) + 1
+        sure = (leads > additions * SLACK) & (scores >= -SCORE_PER_CHARACTER * lengths)
+        words = list(itertools.compress(words, sure.tolist()))
+        self._words.update(zip(words, self._ids_of(words, lengths[sure]), strict=True))
 
     def _ids_of(self, words: list[str], lengths: Int[np.ndarray, " words"]) -> Iterator[bytes]:
         """The packed ids of words that do not depend on each other: they are encoded many in a text."""

@@ -65,8 +65,9 @@ def processor_seconds() -> float:
 def prepare(arguments: argparse.Namespace, files: list[str], workers: int) -> tuple[int, float, float]:
     """Ids, processor seconds and seconds of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "metro_jax.cli", "data", "corpus", "--skip-bad", "--format", arguments.format,
-                   "--vocab", str(arguments.vocab), "--output", folder, "--workers", str(workers), "--input", *files]  # fmt: skip
+        command = [sys.executable, "-m", "metro_jax.cli", "data", "corpus", "--skip-bad"]
+        command += ["--format", arguments.format, "--vocab", str(arguments.vocab), "--output", folder]
+        command += ["--workers", str(workers), "--input", *files]
         used, start = processor_seconds(), time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         seconds = processor_seconds() - used, time.perf_counter() - start

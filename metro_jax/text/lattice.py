@@ -6,7 +6,6 @@ SentencePiece tells the best one alone; asking it for two costs several times as
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from metro_jax.text.trie import Trie
 from metro_jax.text.vocabulary import Vocabulary
@@ -48,7 +47,9 @@ class Lattice:
         """
         surfaces: list[str | None] = [f" {word}" for word in words]
         # All built-in rules leave lower-case printable ASCII as it is.
-        odd = [i for i, word in enumerate(words) if not (word.isascii() and word.isprintable() and word == word.lower())]
+        odd = [
+            i for i, word in enumerate(words) if not (word.isascii() and word.isprintable() and word == word.lower())
+        ]
         if odd:
             for index, surface in zip(odd, self._processor.normalize([words[i] for i in odd]), strict=True):
                 surfaces[index] = None if BLANK in surface[1:] else surface.replace(BLANK, " ")
@@ -56,7 +57,7 @@ class Lattice:
             surfaces = [None if surface is None or piece in surface else surface for surface in surfaces]
         return surfaces
 
-    def best(self, surfaces: Sequence[str]) -> tuple[Float[np.ndarray, " words"], Float[np.ndarray, " words"]]:
+    def best(self, surfaces: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The scores of the best segmentations and their leads over the second best (infinite if there is none)."""
         lengths = np.array([len(surface) for surface in surfaces], np.int64)
         best, second = np.zeros(len(surfaces)), np.full(len(surfaces), -np.inf)
@@ -87,9 +88,7 @@ class Lattice:
         at_end = lengths, np.arange(words)
         return best[at_end], second[at_end]
 
-    def _piece_scores(
-        self, surfaces: list[str], lengths: np.ndarray, longest: int
-    ) -> Float[np.ndarray, "depth longest words"]:
+    def _piece_scores(self, surfaces: list[str], lengths: np.ndarray, longest: int) -> np.ndarray:
         """The score of the piece of length n + 1 that ends with character e of word w at [n, e, w]; -inf: no piece."""
         words, depth = len(surfaces), min(self._trie.depth, longest)
         inside = np.arange(longest)[:, None] < lengths

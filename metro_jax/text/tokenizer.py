@@ -193,10 +193,10 @@ class MetroTokenizer:
         return [[*before, *row, *after] for row in rows]
 
     def training_varints(self, texts: Iterable[str]) -> bytes:
-        """The ids of `training_ids_batch` without `<s>`, row after row, as protocol buffers write them (seven bits a byte).
+        """The rows of `training_ids_batch` without `<s>` in one, as protocol buffers write them (seven bits a byte).
 
         What a corpus is prepared with: most rows are joined from what is kept of their words, several times as fast.
-        Each row ends with `</s>`.
+        The `</s>` at their ends tells them apart.
         """
         texts = _checked(texts)
         if self._words.usable:

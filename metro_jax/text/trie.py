@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio (Knuth, TAOCP 6.4): spreads keys evenly
 _ROOM = 4  # slots of the hash table for each key: few keys meet another one
@@ -37,7 +36,7 @@ class Trie:
             keys.append(found)
         self._fill(np.concatenate(keys))  # node n + 1 is where key n leads
 
-    def _fill(self, keys: Int[np.ndarray, " keys"]) -> None:
+    def _fill(self, keys: np.ndarray) -> None:
         """Puts the steps into the hash table; a key whose place is taken moves on to the next free one."""
         bits = max(1, (len(keys) * _ROOM - 1).bit_length())
         self._shift, self._mask = np.uint64(64 - bits), (1 << bits) - 1
@@ -52,17 +51,15 @@ class Trie:
             left = left[~gone]
             places[left] = places[left] + 1 & self._mask
 
-    def _place(self, keys: Int[np.ndarray, " keys"]) -> Int[np.ndarray, " keys"]:
+    def _place(self, keys: np.ndarray) -> np.ndarray:
         return ((keys.astype(np.uint64) * _MULTIPLIER) >> self._shift).astype(np.int64)
 
-    def classes(self, text: str) -> Int[np.ndarray, " length"]:
+    def classes(self, text: str) -> np.ndarray:
         """What `children` takes for characters."""
         return self._class[code_points(text)]
 
-    def children(
-        self, nodes: Int[np.ndarray, " places"], classes: Int[np.ndarray, " places"]
-    ) -> Int[np.ndarray, " places"]:
-        """The nodes that characters lead to; 0 where no string goes on like that."""
+    def children(self, nodes: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """The nodes that characters lead to from nodes; 0 where no string goes on like that."""
         keys = nodes.astype(np.int64) * self._classes + classes
         places = self._place(keys)
         found = self._keys[places]
@@ -74,6 +71,6 @@ class Trie:
         return self._values[places]  # 0 in a free place
 
 
-def code_points(text: str) -> Int[np.ndarray, " length"]:
+def code_points(text: str) -> np.ndarray:
     """The characters as numbers."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -20,7 +20,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int
 
 from metro_jax.text.ids import NUM_SPECIAL
 from metro_jax.text.lattice import BLANK, Lattice
@@ -31,10 +30,10 @@ from metro_jax.text.vocabulary import Vocabulary
 #: Built-in rules: single characters and combining sequences, none with a blank in it (a test reads their tables).
 NORMALIZERS = frozenset({"nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"})
 
-# A word's score is at least -SCORE_PER_CHARACTER for each of its characters and the blank before it. Punctuation that is
-# cut off makes at most three words of a token, and at most half as many more blanks; so sums over a text of MAX_TEXT
-# characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of n characters has at most n
-# additions, each off by half a step, and two paths are compared: n steps.
+# A word's score is at least -SCORE_PER_CHARACTER for each of its characters and the blank before it. Cutting off
+# punctuation makes at most three words of a token: n characters and their blank become 1.5 (n + 1) at most. So the sums
+# over a text of MAX_TEXT characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of n
+# characters has at most n additions, each off by half a step, and two paths are compared: n steps.
 MAX_TEXT = 1300
 SCORE_PER_CHARACTER = 8.0  # less than one word in a thousand has a lower score
 SLACK = 2.0**-10
@@ -136,9 +135,7 @@ class WordCache:
         fresh = [
             token
             for token in counts
-            if token not in self._tokens
-            and len(token) <= MAX_LENGTH
-            and (token.isascii() or not _UNFIT.search(token))
+            if token not in self._tokens and len(token) <= MAX_LENGTH and (token.isascii() or not _UNFIT.search(token))
         ]
         pays = len(fresh) * LEARNING <= total
         self._learn(fresh if pays else [token for token in fresh if counts[token] >= LEARNING])
@@ -172,7 +169,7 @@ class WordCache:
         words = list(itertools.compress(words, sure.tolist()))
         self._words.update(zip(words, self._ids_of(words, lengths[sure]), strict=True))
 
-    def _ids_of(self, words: list[str], lengths: Int[np.ndarray, " words"]) -> Iterator[bytes]:
+    def _ids_of(self, words: list[str], lengths: np.ndarray) -> Iterator[bytes]:
         """The packed ids of words that do not depend on each other: they are encoded many in a text."""
         texts = np.cumsum(lengths) // (MAX_TEXT // 2)  # of at most MAX_TEXT characters: no word is half as long
         ends = (np.flatnonzero(np.diff(texts, append=-1)) + 1).tolist()

@@ -1,4 +1,4 @@
-"""The lead of the best segmentation over the second best, against a search written out plainly, and against SentencePiece."""
+"""The lead of the best segmentation over the second best, against all segmentations and against SentencePiece."""
 
 import random
 

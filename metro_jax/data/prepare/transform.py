@@ -66,7 +66,9 @@ class Transform:
         bytes_before, ids_before = np.append(0, ends), np.append(0, np.cumsum(lengths))
         ids = ids_before[last] - ids_before[last - lines]
         kept = ids > lines  # others have nothing but the eos of each line
-        spans = [places[kept].tolist() for places in (bytes_before[last - lines], bytes_before[last], last - lines, last)]
+        spans = [
+            places[kept].tolist() for places in (bytes_before[last - lines], bytes_before[last], last - lines, last)
+        ]
         frames = [
             tfrecord.frame(tfrecord.document(packed[begin:end], lengths[first:after].tolist()))
             for begin, end, first, after in zip(*spans, strict=True)

@@ -66,7 +66,7 @@ class Lattice:
             for start in range(0, len(group), WORDS):
                 block = group[start : start + WORDS]
                 if lengths[block].any():
-                    best[block], second[block] = self._search([surfaces[i] for i in block], lengths[block])
+                    best[block], second[block] = self._search([surfaces[int(i)] for i in block], lengths[block])
         return best, best - second
 
     def _search(self, surfaces: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

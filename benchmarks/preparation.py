@@ -4,20 +4,26 @@
 
 The reference recipe takes one line at a time: its normaliser in Python, then sentencepiece. It is timed without reading
 or writing anything (`recipe`), and as the reference goes on from there, with pieces joined to a line of text that is
-split and looked up in the dictionary (`recipe with dictionary`). What it is compared with does the whole work of
-`metro-jax data corpus`: text file to records on disk, in one process and in several. All must give the same ids.
+split and looked up in the dictionary (`recipe with dictionary`). Its speed does not depend on how much there is, so of
+long inputs it takes a sample (`--sample` lines, evenly spread).
+
+What it is compared with is the command `metro-jax data corpus` as a process of its own: start, text file, records on
+disk, hashes. The lines of the sample must get the same ids by its tokenizer as by the recipe; without a sample the
+counts of the whole must agree too.
 
 Without --input the text is prose that every CPython carries (the sentences of the standard library's docstrings),
-which holds many names of functions and few words twice: harder than most text. Each measurement runs in fresh
-processes; seconds are of the processor, and of the clock for several processes.
+which holds many names of functions and few words twice: harder than most text. Rates are ids per second of the
+processor, and of the clock for several processes.
 """
 
 import argparse
 import collections
+import json
 import pathlib
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +33,11 @@ import sentencepiece
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from tokenizer import SMALL_VOCABULARY, plain_normalize
 
-from metro_jax.data.prepare import corpus, inputs
-from metro_jax.data.prepare.transform import Transform
+from metro_jax.data.prepare import corpus, inputs, transform
 from metro_jax.quickstart.corpus import build_corpus
 from metro_jax.text.ids import EOS, UNK
 from metro_jax.text.tokenizer import MetroTokenizer
+from metro_jax.text.varints import pack_varints
 
 
 def recipe(model: sentencepiece.SentencePieceProcessor, lines: list[str]) -> int:
@@ -57,22 +63,24 @@ def processor_seconds() -> float:
 
 
 def prepare(arguments: argparse.Namespace, files: list[str], workers: int) -> tuple[int, float, float]:
-    """Ids, processor seconds and seconds of a whole preparation."""
+    """Ids, processor seconds and seconds of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = corpus.Settings(
-            tuple(files), str(arguments.vocab), folder, workers=workers, format=arguments.format, skip_bad=True
-        )
+        command = [sys.executable, "-m", "metro_jax.cli", "data", "corpus", "--skip-bad"]
+        command += ["--format", arguments.format, "--vocab", str(arguments.vocab), "--output", folder]
+        command += ["--workers", str(workers), "--input", *files]
         used, start = processor_seconds(), time.perf_counter()
-        manifest = corpus.prepare(settings)
-        return manifest["counts"]["ids"], processor_seconds() - used, time.perf_counter() - start
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seconds = processor_seconds() - used, time.perf_counter() - start
+        manifest = json.loads((pathlib.Path(folder) / "corpus" / "manifest.train.json").read_text())
+        return manifest["counts"]["ids"], *seconds
 
 
 def read_lines(arguments: argparse.Namespace, files: list[str]) -> list[str]:
     """All lines of the input, as the recipe gets them."""
-    transform = Transform(None)
+    documents_of = transform.Transform(None).documents
     found = inputs.find_inputs(files, arguments.format)
     chunks = (chunk for file in found if not file.problem for chunk in inputs.chunks(file, corpus.CHUNK))
-    return [line for chunk in chunks for document in transform.documents(chunk, []) for line in document]
+    return [line for chunk in chunks for document in documents_of(chunk, []) for line in document]
 
 
 def standard_library(folder: str, repeat: int) -> list[str]:
@@ -83,12 +91,23 @@ def standard_library(folder: str, repeat: int) -> list[str]:
     return [str(path)]
 
 
+def check(model: sentencepiece.SentencePieceProcessor, tokenizer: MetroTokenizer, lines: list[str]) -> None:
+    """Refuses to measure what gives other ids."""
+    for start in range(0, len(lines), transform.BATCH):
+        batch = lines[start : start + transform.BATCH]
+        ids = (token for line in batch for token in [*model.encode(plain_normalize(line)), EOS])
+        if tokenizer.training_varints(batch) != pack_varints(ids):
+            raise SystemExit(f"lines {start} to {start + len(batch)} of the sample have other ids: fix that first")
+
+
 def measure(arguments: argparse.Namespace, files: list[str]) -> None:
     """Measures, and prints what was measured."""
-    lines = read_lines(arguments, files)
+    everything = read_lines(arguments, files)
+    lines = everything[:: max(1, len(everything) // arguments.sample)]
     model = sentencepiece.SentencePieceProcessor(model_file=str(arguments.vocab / "sp.model"))
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab)
     dictionary = {tokenizer.id_to_piece(index): index for index in range(tokenizer.vocab_size)}
+    check(model, tokenizer, lines)
     rates: dict[str, list[float]] = collections.defaultdict(list)
     for _ in range(arguments.rounds):
         for name, work in (
@@ -100,14 +119,15 @@ def measure(arguments: argparse.Namespace, files: list[str]) -> None:
             rates[name].append(expected / (processor_seconds() - used))
         for workers in arguments.workers:
             ids, used, elapsed = prepare(arguments, files, workers)
-            if ids != expected:
+            if len(lines) == len(everything) and ids != expected:
                 raise SystemExit(f"{ids} ids prepared, {expected} by the recipe: fix that first")
             rates[f"data corpus, {workers} workers"].append(ids / used)
             rates[f"data corpus, {workers} workers, by the clock"].append(ids / elapsed)
-    words = collections.Counter(word for line in lines for word in line.split())
+    words = collections.Counter(word for line in everything for word in line.split())
     print(f"Python {platform.python_version()}, sentencepiece {sentencepiece.__version__}, {platform.machine()}")
-    print(f"vocabulary {arguments.vocab.name}; {len(lines):,} lines, {sum(words.values()):,} words of which "
-          f"{len(words):,} are different, {expected:,} ids; {arguments.rounds} rounds")  # fmt: skip
+    print(f"vocabulary {arguments.vocab.name}; {len(everything):,} lines, {sum(words.values()):,} words of which "
+          f"{len(words):,} are different, {ids:,} ids; {arguments.rounds} rounds; "
+          f"the recipe takes {len(lines):,} of the lines")  # fmt: skip
     print(f"{'':40}{'M ids/s':>10}{'to recipe':>12}{'with dictionary':>18}")
     for name, values in rates.items():
         ratios = [
@@ -125,11 +145,12 @@ def main() -> None:
     parser.add_argument("--format", default="auto", help="of the input (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1,
                         help="times the standard library's prose (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--sample", type=int, default=100_000, help="lines for the recipe (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="default: %(default)s")
     arguments = parser.parse_args()
-    if min(arguments.rounds, arguments.repeat, *arguments.workers) < 1:
-        parser.error("--rounds, --repeat and --workers must be at least 1")
+    if min(arguments.rounds, arguments.repeat, arguments.sample, *arguments.workers) < 1:
+        parser.error("--rounds, --repeat, --sample and --workers must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, arguments.input or standard_library(folder, arguments.repeat))
 

@@ -4,6 +4,7 @@ import functools
 import re
 import string
 import unicodedata
+from collections.abc import Sequence
 
 #: Typographic characters and their ASCII form. The em dash and the en dash both become a hyphen.
 TYPOGRAPHIC = {"‘": "'", "’": "'", "´": "'", "“": '"', "”": '"', "—": "-", "–": "-"}
@@ -63,13 +64,31 @@ def normalize(text: str, lower: bool = True) -> str:
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, not {text!r} of type {type(text).__name__}; decode bytes first")
+    text = " ".join(map(token_cache.__getitem__, _ascii_quotes(text).split()))
+    if "' " in text:
+        text = " ".join(_join_contractions(text).split())
+    return text.lower() if lower else text
+
+
+def normalize_tokens(tokens: Sequence[str], lower: bool = True) -> list[str]:
+    """What `normalize` makes of each of many different tokens, which hold no whitespace; blanks may be doubled."""
+    # Line breaks keep the tokens apart: nothing here crosses one, and none comes into being.
+    text = "\n".join(map(_cut, _ascii_quotes("\n".join(tokens)).split("\n")))
+    text = _join_contractions(text)
+    return (text.lower() if lower else text).split("\n")
+
+
+def _ascii_quotes(text: str) -> str:
     text = text.replace("``", '"').replace("''", '"')
     if not text.isascii():
         for character, replacement in TYPOGRAPHIC.items():
             text = text.replace(character, replacement)
-    text = " ".join(map(token_cache.__getitem__, text.split()))
+    return text
+
+
+def _join_contractions(text: str) -> str:
+    """Contractions joined again that were cut; it may leave two blanks in a row."""
     if "' " in text:
         text = _CONTRACTION.sub(r"'\1", text)
         text = _CAPITAL_CONTRACTION.sub(r"'\1 ", text)
-        text = " ".join(text.split())
-    return text.lower() if lower else text
+    return text

@@ -1,18 +1,28 @@
 """Numbers as protocol buffers write them."""
 
-import functools
 from collections.abc import Iterable
 
 
+class _Varints(dict[int, bytes]):
+    """The bytes of the numbers asked for so far; ids repeat."""
+
+    def __missing__(self, number: int) -> bytes:
+        packed, rest = bytearray(), number
+        while rest > 127:
+            packed.append(rest & 127 | 128)
+            rest >>= 7
+        self[number] = found = bytes([*packed, rest])
+        return found
+
+
+_varint = _Varints().__getitem__
+
+
+def varints(numbers: Iterable[int]) -> list[bytes]:
+    """Each number as protocol buffers write it: seven bits a byte, the lowest first."""
+    return list(map(_varint, numbers))
+
+
 def pack_varints(numbers: Iterable[int]) -> bytes:
-    """Numbers as protocol buffers write them: seven bits a byte, the lowest first."""
+    """Numbers as protocol buffers write them, one after the other."""
     return b"".join(map(_varint, numbers))
-
-
-@functools.cache  # ids repeat
-def _varint(number: int) -> bytes:
-    packed = bytearray()
-    while number > 127:
-        packed.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*packed, number])

@@ -27,6 +27,7 @@ JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 HEAD = 1 << 16  # bytes from which a file's format is told
 MAX_LINE = 16 << 20  # a longer line is no line of text: line breaks are missing, or it is no text
 MAX_DOCUMENT = 16 << 20  # a longer document of many lines is cut, so that memory stays flat
+BLOCK = 1 << 20  # bytes read at a time, at most
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -43,12 +44,12 @@ class InputFile:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Whole documents of a file, `lines` as bytes without their ends; `end` counts decompressed bytes."""
+    """Whole documents of a file, `data` their lines as they are; `end` counts decompressed bytes."""
 
     path: str
     format: str
     first_line: int
-    lines: list[bytes]
+    data: bytes
     end: int
     next_line: int
     last: bool  # of its file
@@ -187,52 +188,89 @@ def _skip(stream: IO[bytes], start: int, path: str) -> None:
 
 
 class _Reader:
-    """Reads lines and keeps count of them."""
+    """Reads runs of lines and keeps count of them."""
 
     def __init__(self, file: InputFile, stream: IO[bytes], raw: IO[bytes], position: int, line: int) -> None:
         self._file, self._stream, self._raw = file, stream, raw
         self._position, self._line, self.ended = position, line, False
+        self._held = bytearray()  # read, and in no chunk yet
+        self._problems: list[Problem] = []
 
     def chunk(self, size: int) -> Chunk:
         """The next chunk; the last one may be empty."""
         first, total = self._line, 0
-        lines: list[bytes] = []
-        problems: list[Problem] = []
+        parts: list[bytes] = []
         while True:
-            try:
-                line = self._stream.readline(MAX_LINE + 1)
-                if len(line) > MAX_LINE and not line.endswith(b"\n"):
-                    length = len(line) + self._to_next_line()
-                    problems.append(self._problem(f"a line of {length} bytes, more than {MAX_LINE}: no text, or text "
-                                                  "without line breaks"))  # fmt: skip
-                    self._position += length
-                    self._line += 1
-                    lines.append(b"\n" if self._file.format != LINES else b"")
-                    continue
-            except BROKEN as error:
-                problems.append(self._problem(f"broken compressed data ({error})"))
-                line = b""
-            if not line:
+            lines = self._lines(size - total)
+            if not lines:
                 self.ended = True
                 break
-            self._position += len(line)
-            self._line += 1
-            total += len(line)
-            lines.append(line)
-            boundary = self._file.format != LINES or not line.strip()
+            parts.append(lines)
+            total += len(lines)
+            last_line = lines[lines.rfind(b"\n", 0, len(lines) - 1) + 1 :]
+            boundary = self._file.format != LINES or not last_line.strip()
             if (total >= size and boundary) or total >= MAX_DOCUMENT:
                 break
-        return Chunk(self._file.path, self._file.format, first, lines, self._position, self._line, self.ended, problems,
-                     self._raw.tell())  # fmt: skip
+        problems, self._problems = self._problems, []
+        return Chunk(self._file.path, self._file.format, first, b"".join(parts), self._position, self._line, self.ended,
+                     problems, self._raw.tell())  # fmt: skip
 
-    def _to_next_line(self) -> int:
-        """Reads to the end of an endless line, keeping nothing; returns the number of bytes."""
-        length = 0
-        while block := self._stream.readline(1 << 20):
-            length += len(block)
-            if block.endswith(b"\n"):
+    def _lines(self, size: int) -> bytes:
+        """The lines up to the one with byte number `size`, at least one; none at the end of the file.
+
+        The lines before an endless one are fewer; it is left out itself, and an empty line stands for it.
+        """
+        held, size = self._held, max(size, 1)
+        while len(held) < size and self._read():
+            pass
+        end = held.find(b"\n", size - 1) + 1
+        begin = held.rfind(b"\n", 0, max(0, end - 1) if end else len(held)) + 1  # of the last line
+        while not end:
+            searched = len(held)
+            if searched - begin > MAX_LINE or not self._read():
                 break
-        return length
+            end = held.find(b"\n", searched) + 1
+        length = (end - 1 if end else len(held)) - begin
+        if length <= MAX_LINE:
+            return self._take(end or len(held))
+        return self._take(begin) if begin else self._leave_out()
 
-    def _problem(self, reason: str) -> Problem:
-        return Problem(self._file.path, self._line, reason)
+    def _read(self) -> bool:
+        """Reads some more; False when there is no more."""
+        try:
+            block = self._stream.read1(BLOCK)  # type: ignore[attr-defined]
+        except BROKEN as error:
+            self._problems.append(self._problem(f"broken compressed data ({error})", self._held.count(b"\n")))
+            del self._held[self._held.rfind(b"\n") + 1 :]  # half a line
+            self._stream = io.BytesIO()
+            return False
+        self._held += block
+        return bool(block)
+
+    def _take(self, size: int) -> bytes:
+        """So many of the bytes that are held, which are whole lines."""
+        lines = bytes(self._held[:size])
+        del self._held[:size]
+        self._position += size
+        self._line += lines.count(b"\n") + (not lines.endswith(b"\n") and bool(lines))
+        return lines
+
+    def _leave_out(self) -> bytes:
+        """Reads to the end of an endless line, keeping nothing."""
+        length = 0
+        while not (end := self._held.find(b"\n") + 1):
+            length += len(self._held)
+            self._held.clear()
+            if not self._read():
+                break
+        length += end
+        del self._held[:end]
+        self._problems.append(self._problem(f"a line of {length} bytes, more than {MAX_LINE}: no text, or text without "
+                                            "line breaks"))  # fmt: skip
+        self._position += length
+        self._line += 1
+        return b"\n"
+
+    def _problem(self, reason: str, lines: int = 0) -> Problem:
+        """A problem in the line that is so many lines ahead."""
+        return Problem(self._file.path, self._line + lines, reason)

@@ -5,6 +5,7 @@ are a tf.train.Example, a protocol buffer of protocol buffers.
 """
 
 import struct
+from collections.abc import Iterable
 
 try:
     import google_crc32c
@@ -13,7 +14,6 @@ except ImportError as error:
 
 from metro_jax.text.varints import pack_varints
 
-CONTINUED = bytes(range(128, 256))  # the bytes of a varint but for its last one
 _MASK_DELTA = 0xA282EAD8  # of the masked checksum, in the definition of the format
 
 
@@ -28,11 +28,9 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF)
 
 
-def document(lines: list[bytes]) -> tuple[bytes, list[int]]:
-    """A record of `lines`, each the varints of its ids, and the number of ids of each line."""
-    lengths = [len(line.translate(None, CONTINUED)) for line in lines]  # every id has one byte that ends it
-    features = _integers(b"ids", b"".join(lines)) + _integers(b"line_lengths", pack_varints(lengths))
-    return _field(1, features), lengths
+def document(ids: bytes, lengths: Iterable[int]) -> bytes:
+    """A record of a document: the varints of its ids, and the number of ids of each line."""
+    return _field(1, _integers(b"ids", ids) + _integers(b"line_lengths", pack_varints(lengths)))
 
 
 def _integers(name: bytes, packed: bytes) -> bytes:

@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from metro_jax.data.prepare import tfrecord
 from metro_jax.data.prepare.errors import Problem
 from metro_jax.data.prepare.inputs import JSONL, LINES, Chunk
+from metro_jax.text.ids import EOS
 from metro_jax.text.tokenizer import MetroTokenizer
 
 LONGEST_LINE = 511  # ids that training takes of a line, eos included (spec 4.1)
-BATCH = 2000  # lines encoded in one call
+BATCH = 20_000  # lines encoded in one call, which has a price of its own; more of them take memory
 KEPT_PROBLEMS = 20  # of a chunk, told in full; all are counted
 Located = tuple[int, str]  # number and text of a line
 
@@ -56,30 +59,47 @@ class Transform:
 
     def records(self, documents: Iterable[list[str]]) -> Result:
         """The framed records of documents, each a list of lines. Documents without a word are dropped and counted."""
-        result = Result()
-        frames = []
-        counts, tokenizer = result.counts, self.tokenizer
-        assert tokenizer is not None, "records need one"
-        longest: collections.Counter[str] = collections.Counter()
         documents = list(documents)
-        flat = [line for lines in documents for line in lines]
-        # All documents together: a call of the tokenizer has a price of its own.
-        rows = itertools.chain.from_iterable(
-            tokenizer.training_varints_batch(flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)
-        )
-        for lines in documents:
-            data, lengths = tfrecord.document(list(itertools.islice(rows, len(lines))))
-            ids = sum(lengths)
-            if ids == len(lengths):  # nothing but the eos of each line
-                counts["empty_documents"] += 1
-                continue
-            frames.append(tfrecord.frame(data))
-            counts.update(documents=1, lines=len(lengths), ids=ids,
-                          long_lines=sum(length > LONGEST_LINE for length in lengths))  # fmt: skip
-            longest["ids"] = max(longest["ids"], ids)
-            longest["line_lengths"] = max(longest["line_lengths"], len(lengths))
-        result.records, result.longest = b"".join(frames), dict(longest)
+        packed, ends, lengths = self._encode([line for lines in documents for line in lines])
+        lines = np.array([len(lines) for lines in documents], np.int64)  # of each document
+        last = np.cumsum(lines)  # the line after each document
+        bytes_before, ids_before = np.append(0, ends), np.append(0, np.cumsum(lengths))
+        ids = ids_before[last] - ids_before[last - lines]
+        kept = ids > lines  # others have nothing but the eos of each line
+        spans = [
+            places[kept].tolist() for places in (bytes_before[last - lines], bytes_before[last], last - lines, last)
+        ]
+        frames = [
+            tfrecord.frame(tfrecord.document(packed[begin:end], lengths[first:after].tolist()))
+            for begin, end, first, after in zip(*spans, strict=True)
+        ]
+        result = Result(b"".join(frames))
+        if len(frames) < len(documents):
+            result.counts["empty_documents"] = len(documents) - len(frames)
+        if frames:
+            long_lines = int(np.count_nonzero(lengths > LONGEST_LINE))
+            result.counts.update(
+                documents=len(frames), lines=int(lines[kept].sum()), ids=int(ids[kept].sum()), long_lines=long_lines
+            )
+            result.longest = {"ids": int(ids[kept].max()), "line_lengths": int(lines[kept].max())}
         return result
+
+    def _encode(self, lines: list[str]) -> tuple[bytes, np.ndarray, np.ndarray]:
+        """The varints of the ids of lines, where each line ends in them, and how many ids it has."""
+        assert self.tokenizer is not None, "records need one"
+        rows = [self.tokenizer.training_varints(lines[i : i + BATCH]) for i in range(0, len(lines), BATCH)]
+        packed = b"".join(rows)
+        data = np.frombuffer(packed, np.uint8)
+        last_bytes = np.flatnonzero(data < 128)  # one of each id
+        alone = np.diff(last_bytes, prepend=-1) == 1
+        eos = np.flatnonzero(alone & (data[last_bytes] == EOS))
+        if len(eos) != len(lines):  # in some vocabularies unknown text has the id of eos
+            single = [self.tokenizer.training_varints([line]) for line in lines]
+            packed = b"".join(single)
+            ends = np.cumsum([len(row) for row in single], dtype=np.int64)
+            eos = np.searchsorted(np.flatnonzero(np.frombuffer(packed, np.uint8) < 128), ends - 1)
+            return packed, ends, np.diff(eos, prepend=-1)
+        return packed, last_bytes[eos] + 1, np.diff(eos, prepend=-1)
 
     def sentences(self, text: str) -> list[str]:
         """The sentences of a text; line breaks end one as well."""
@@ -88,10 +108,24 @@ class Transform:
         return [s for line in text.splitlines() if line.strip() for s in segment(self.language, line)]
 
 
-def _decode(chunk: Chunk, problems: list[Problem]) -> Iterator[Located]:
+def _decode(chunk: Chunk, problems: list[Problem]) -> Iterable[Located]:
     """The lines of a chunk as text; those that are none are left out and become problems."""
-    for number, line in enumerate(chunk.lines, chunk.first_line):
-        line = line.rstrip(b"\r\n")
+    mark = "\ufeff" if chunk.first_line == 1 else ""
+    try:
+        text = chunk.data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _decode_line_by_line(chunk, problems)
+    if "\0" in text:
+        return _decode_line_by_line(chunk, problems)
+    lines = text.removeprefix(mark).removesuffix("\n").split("\n") if text else []
+    if "\r" in text:
+        lines = [line.rstrip("\r") for line in lines]
+    return zip(itertools.count(chunk.first_line), lines)
+
+
+def _decode_line_by_line(chunk: Chunk, problems: list[Problem]) -> Iterator[Located]:
+    for number, line in enumerate(chunk.data.removesuffix(b"\n").split(b"\n"), chunk.first_line):
+        line = line.rstrip(b"\r")
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -111,7 +145,7 @@ def _group(rows: Iterable[Located]) -> Iterator[list[str]]:
     """Lines between blank lines."""
     lines: list[str] = []
     for _, text in rows:
-        if text.strip():
+        if text and not text.isspace():
             lines.append(text)
         elif lines:
             yield lines

@@ -10,9 +10,8 @@ from metro_jax.text.varints import pack_varints
 
 @pytest.mark.parametrize("lines", [[[5, 2]], [[2]], [[300, 33279, 70000, 2], [2], list(range(4, 400))], [[7] * 9000]])
 def test_equal_to_tensorflow(tmp_path, lines):
-    data, lengths = tfrecord.document([pack_varints(line) for line in lines])
-    ids = [token for line in lines for token in line]
-    assert lengths == [len(line) for line in lines]
+    ids, lengths = [token for line in lines for token in line], [len(line) for line in lines]
+    data = tfrecord.document(pack_varints(ids), lengths)
     assert data == records.serialize({"ids": ids, "line_lengths": lengths}, "documents")
     path = tmp_path / "file"
     path.write_bytes(tfrecord.frame(data) * 2)

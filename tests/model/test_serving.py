@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metro_jax.model import serving
+from metro_jax.model import products, serving
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.network import EncoderDecoder, position_rows
 
@@ -67,10 +67,10 @@ def test_encoder_and_decoder_equal_the_network(
 def test_one_row_is_multiplied_as_many_are(dtype: str, outputs: int) -> None:
     rng = np.random.default_rng(2)
     x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((4, 32), (outputs, 32)))
-    together = serving.matmul(x, kernel, jnp.float32)
-    apart = jnp.concatenate([serving.matmul(x[i : i + 1], kernel, jnp.float32) for i in range(4)])
+    together = products.matmul(x, kernel, jnp.float32)
+    apart = jnp.concatenate([products.matmul(x[i : i + 1], kernel, jnp.float32) for i in range(4)])
     np.testing.assert_allclose(apart, together, atol=1e-5)
-    assert serving.matmul(x[:1], kernel).dtype == jnp.dtype(dtype)
+    assert products.matmul(x[:1], kernel).dtype == jnp.dtype(dtype)
 
 
 def test_int8_is_close(tiny: MetroConfig, tiny_params: Any, source: np.ndarray) -> None:

@@ -5,6 +5,7 @@ kernels are [out, in], so that every output is a dot product of two contiguous r
 time is that of reading the weights. Kernels may be int8 (`int8.py`).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -187,12 +188,9 @@ def attend(
     mask: Bool[Array, "batch #queries keys"] | None,
     config: MetroConfig,
     bias: Float[Array, "heads queries keys"] | None = None,
-    seen: list[Array] | None = None,
-) -> Float[Array, "batch queries d_model"]:
-    """Attention; its weights are appended to `seen`, where that is given."""
+) -> tuple[Float[Array, "batch queries d_model"], Float[Array, "batch heads queries keys"]]:
+    """What is attended to, and the weights of it (spec 2.3)."""
     weights, total = attention_weights(query, key, mask, config, bias)
-    if seen is not None:
-        seen.append(weights / total)
     # Divided after the product, where there are fewer numbers.
     attended = jax.lax.dot_general(
         weights.astype(config.dtype),
@@ -202,13 +200,34 @@ def attend(
         preferred_element_type=jnp.float32,
     )
     attended = (attended / total).astype(config.dtype).transpose(0, 2, 1, 3)
-    return attended.reshape(*attended.shape[:2], -1)
+    return attended.reshape(*attended.shape[:2], -1), weights / total
 
 
 def mlp(layer: Weights, x: Array, config: MetroConfig) -> Array:
     """The two linear maps with ReLU between them, residual and norm."""
     y = linear(layer["wo"], jax.nn.relu(linear(layer["wi"], x, config)), config)
     return norm(layer["mlp_norm"], x + y, config)
+
+
+# Layers are functions of their own to JAX: a program traces and lowers one of each kind, not all of them, and XLA puts
+# them in line.
+layer_function = functools.partial(jax.jit, static_argnames="config")
+
+
+@layer_function
+def encoder_layer(
+    layer: Weights,
+    x: Float[Array, "batch source d_model"],
+    keys: Bool[Array, "batch 1 source"] | None,
+    buckets: Int[Array, "two_source_minus_1"],
+    config: MetroConfig,
+) -> tuple[Float[Array, "batch source d_model"], Float[Array, "batch heads source source"]]:
+    """Output of a layer, and its attention weights."""
+    bias = relative_bias(layer["relative_bias"], buckets)
+    query, key, value = heads(linear(layer["self"], x, config), config)
+    attended, weights = attend(query, key, value, keys, config, bias)
+    x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
+    return mlp(layer, x, config), weights
 
 
 def encode(
@@ -231,11 +250,9 @@ def encode(
         config.relative_attention_num_buckets, config.relative_attention_max_distance, config.max_positions, length
     )
     for layer in side["layers"]:
-        bias = relative_bias(layer["relative_bias"], jnp.asarray(buckets))
-        query, key, value = heads(linear(layer["self"], x, config), config)
-        attended = attend(query, key, value, keys, config, bias, seen)
-        x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
-        x = mlp(layer, x, config)
+        x, taken = encoder_layer(layer, x, keys, jnp.asarray(buckets), config=config)
+        if seen is not None:
+            seen.append(taken)
     return x
 
 
@@ -249,9 +266,25 @@ def finish(layer: Weights, x: Array, attended: Array, cross: Any, cross_mask: Ar
     grouped = x.reshape(cross[0].shape[0], -1, x.shape[-1])
     (query,) = heads(linear(layer["cross_query"], grouped, config), config)
     key, value = cross
-    attended = linear(layer["cross_out"], attend(query, key, value, cross_mask, config), config)
+    attended = linear(layer["cross_out"], attend(query, key, value, cross_mask, config)[0], config)
     x = norm(layer["cross_attention_norm"], x + attended.reshape(x.shape), config)
     return mlp(layer, x, config)
+
+
+@layer_function
+def decoder_layer(
+    layer: Weights,
+    x: Float[Array, "batch length d_model"],
+    mask: Bool[Array, "batch length length"],
+    encoded: Float[Array, "batch source d_model"],
+    cross_mask: Bool[Array, "batch source"],
+    config: MetroConfig,
+) -> Float[Array, "batch length d_model"]:
+    """Output of a layer for all positions at once."""
+    query, key, value = heads(linear(layer["self"], x, config), config)
+    attended, _ = attend(query, key, value, mask, config)
+    cross = heads(linear(layer["cross"], encoded, config), config)
+    return finish(layer, x, attended, cross, cross_mask[:, None, :], config)
 
 
 def decode(
@@ -268,8 +301,5 @@ def decode(
     x = look_up(weights["token_embedding"], tokens, config)
     x = norm(side["embedding_norm"], x + side["position_embedding"][rows], config)
     for layer in side["layers"]:
-        query, key, value = heads(linear(layer["self"], x, config), config)
-        attended = attend(query, key, value, mask, config)
-        cross = heads(linear(layer["cross"], encoded, config), config)
-        x = finish(layer, x, attended, cross, cross_mask[:, None, :], config)
+        x = decoder_layer(layer, x, mask, encoded, cross_mask, config=config)
     return x

@@ -10,6 +10,9 @@ start it. Both must give the same scores before any time counts.
 Scoring is timed in interleaved rounds in one process, task by task; starting and loading in processes of their own.
 The time of all examples and templates follows from both.
 
+With --folder everything is kept, and the same command continues where an earlier one stopped: with --minutes the whole
+can be measured in pieces, whenever the machine is free.
+
 The examples are made up: random words, with lengths and numbers of choices like those of the 11 tasks (SHAPES; the
 datasets' descriptions, not measured on the data). --data takes real ones.
 """
@@ -19,11 +22,13 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import models
@@ -38,6 +43,7 @@ from metro_jax.text.tokenizer import MetroTokenizer
 AGREE = 1e-2  # of sums of log-probabilities near -10 per token, float32
 EOS = 2
 HEADER = f"{'task':12} {'torch':>9} {'metro_jax':>9}  examples per second without loading; metro_jax is"
+SETTINGS = ("vocab", "shape", "data", "tasks", "examples", "templates", "loads", "rounds", "seed")
 BATCH = 8  # the reference's (spec 8.1)
 #: Task -> words of the prompt, their spread, words of a choice; None where all examples have the same short choices.
 SHAPES: dict[str, tuple[int, int, int | None]] = {
@@ -140,6 +146,30 @@ def in_process(command: list[str]) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
+class Results:
+    """What was measured so far, kept in a file: name of a measurement to its seconds.
+
+    Raises:
+        SystemExit: the file is of a benchmark with other settings.
+    """
+
+    def __init__(self, path: pathlib.Path, arguments: argparse.Namespace) -> None:
+        kept = {name: getattr(arguments, name) for name in SETTINGS}
+        self.path, self.end = path, time.monotonic() + 60 * arguments.minutes
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": kept}
+        if self.found["settings"] != kept:
+            raise SystemExit(f"{path} is of other settings, {self.found['settings']}: name another --folder")
+
+    def measure(self, name: str, work: Callable[[], Any]) -> Any:
+        """What `work` gives, or gave in an earlier run."""
+        if name not in self.found:
+            if time.monotonic() > self.end:
+                raise SystemExit(f"--minutes are over before {name}; the same command continues")
+            self.found[name] = work()
+            self.path.write_text(json.dumps(self.found, indent=1))
+        return self.found[name]
+
+
 def time_loading(arguments: argparse.Namespace, root: pathlib.Path) -> float:
     """Seconds that a process of the reference takes beside scoring: the median of --loads."""
     command = [
@@ -162,39 +192,59 @@ def time_loading(arguments: argparse.Namespace, root: pathlib.Path) -> float:
 
 
 def time_scoring(
-    arguments: argparse.Namespace, data: dict[str, Any], root: pathlib.Path
+    arguments: argparse.Namespace, data: dict[str, Any], root: pathlib.Path, results: Results
 ) -> dict[str, dict[str, list[float]]]:
-    """Task -> side -> seconds of every round, without loading; a round before compiles and compares the scores."""
-    model, peer = MetroT0.from_pretrained(root / "model"), load_peer(str(root / "peer"))
+    """Task -> side -> seconds of every round, without loading."""
+    loaded: list[Any] = []
     found = {}
     for task, templates in data.items():
-        examples = [example for own in templates.values() for example in own]
-        texts, choices = [e.prompt for e in examples], [e.choices for e in examples]
-        rows = [ranking.scores for ranking in model.rank(texts, choices, progress=False)]
-        pairs = zip(rows, peer_task(peer, model.tokenizer, templates), strict=True)
-        off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
-        if not off <= AGREE:
-            raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
-        sides = {
-            "torch": lambda templates=templates: peer_task(peer, model.tokenizer, templates),
-            "metro_jax": lambda texts=texts, choices=choices: model.rank(texts, choices, progress=False),
-        }
-        times = found[task] = rounds.interleave(sides, arguments.rounds)
-        torch, ours = (len(examples) / statistics.median(times[side]) for side in sides)
+
+        def work(task: str = task, templates: dict[str, list[Any]] = templates) -> dict[str, list[float]]:
+            if not loaded:
+                loaded.extend((MetroT0.from_pretrained(root / "model"), load_peer(str(root / "peer"))))
+            return time_task(arguments, task, templates, *loaded)
+
+        times = found[task] = results.measure(task, work)
+        count = sum(map(len, templates.values()))
+        torch, ours = (count / statistics.median(times[side]) for side in ("torch", "metro_jax"))
         ratio = rounds.ratio(times["torch"], times["metro_jax"])
         print(f"{task:12} {torch:9.2f} {ours:9.2f}  {ratio} times as fast", flush=True)
     return found
+
+
+def time_task(
+    arguments: argparse.Namespace, task: str, templates: dict[str, list[Any]], model: MetroT0, peer: Any
+) -> dict[str, list[float]]:
+    """Side -> seconds of every round; a round before compiles and compares the scores."""
+    examples = [example for own in templates.values() for example in own]
+    texts, choices = [e.prompt for e in examples], [e.choices for e in examples]
+    scored: dict[str, Any] = {}
+
+    def torch() -> None:
+        scored["torch"] = peer_task(peer, model.tokenizer, templates)
+
+    def ours() -> None:
+        scored["metro_jax"] = [ranking.scores for ranking in model.rank(texts, choices, progress=False)]
+
+    times = rounds.interleave({"torch": torch, "metro_jax": ours}, arguments.rounds)
+    pairs = zip(scored["metro_jax"], scored["torch"], strict=True)
+    off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
+    if not off <= AGREE:
+        raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
+    return times
 
 
 def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
     """The same random weights in both forms, float16 as published, and the examples."""
     import bart_peer
 
+    if (root / "data").exists():  # kept by an earlier run
+        return
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
     config = models.SHAPES[arguments.shape](padding="hub").replace(vocab_size=tokenizer.vocab_size)
     params = models.random_params(config, arguments.seed)
     params = {name: _half(tree) for name, tree in params.items()}
-    MetroT0(config, params, tokenizer).save_pretrained(root / "model", dtype="float16")
+    MetroT0(config, params, tokenizer).save_pretrained(root / "model", dtype="float16", overwrite=True)
     bart_peer.bart(config, params, "float32").half().save_pretrained(root / "peer")
     if arguments.data is not None:  # the measured part of it, so that both sides read the same
         chosen = read_data(arguments.data, arguments.templates, arguments.examples)
@@ -250,24 +300,37 @@ def main() -> None:
         peer_process(arguments)
         return
     print(rounds.machine("jax", "torch", "transformers"))
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder)
-        os.environ["METRO_JAX_CACHE"] = str(root / "cache")  # empty at first, and not the user's
-        prepare(arguments, root)
-        arguments.data = str(root / "data")
-        data = read_data(arguments.data, arguments.templates, arguments.examples)
-        print(f"{arguments.shape}, float32, {sum(len(e) for own in data.values() for e in own.values())} examples")
-        if not arguments.loads:
-            print(HEADER)
-            time_scoring(arguments, data, root)
-            return
-        load = time_loading(arguments, root)
-        command = [sys.executable, "-m", "metro_jax.cli", "eval", "t0", str(root / "model"), "--data", arguments.data]
-        cold, _ = in_process([*command, "--out", str(root / "out")])
-        warm, _ = in_process([*command, "--out", str(root / "again")])
-        print(f"metro_jax, the whole command: {cold:.1f} s, and once more {warm:.1f} s", flush=True)
+    if arguments.folder:
+        pathlib.Path(arguments.folder).mkdir(parents=True, exist_ok=True)
+        run(arguments, pathlib.Path(arguments.folder))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            run(arguments, pathlib.Path(folder))
+
+
+def run(arguments: argparse.Namespace, root: pathlib.Path) -> None:
+    """Measures what is not in `root` yet, and reports."""
+    results = Results(root / "results.json", arguments)
+    os.environ["METRO_JAX_CACHE"] = str(root / "cache")  # empty at first, and not the user's
+    prepare(arguments, root)
+    arguments.data = str(root / "data")
+    data = read_data(arguments.data, arguments.templates, arguments.examples)
+    print(f"{arguments.shape}, float32, {sum(len(e) for own in data.values() for e in own.values())} examples")
+    if not arguments.loads:
         print(HEADER)
-        report(data, time_scoring(arguments, data, root), load, cold, warm)
+        time_scoring(arguments, data, root, results)
+        return
+    load = results.measure("loading", lambda: time_loading(arguments, root))
+    command = [sys.executable, "-m", "metro_jax.cli", "eval", "t0", str(root / "model"), "--data", arguments.data]
+
+    def whole(out: str) -> float:
+        shutil.rmtree(root / out, ignore_errors=True)  # of a run that was stopped
+        return in_process([*command, "--out", str(root / out)])[0]
+
+    cold, warm = (results.measure(f"whole, {out}", lambda out=out: whole(out)) for out in ("cold", "warm"))
+    print(f"metro_jax, the whole command: {cold:.1f} s, and once more {warm:.1f} s", flush=True)
+    print(HEADER)
+    report(data, time_scoring(arguments, data, root, results), load, cold, warm)
 
 
 def parse() -> argparse.Namespace:
@@ -281,6 +344,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loads", type=int, default=3, help="processes to time loading with; 0: time scoring alone")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of scoring (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and examples (default: %(default)s)")
+    parser.add_argument("--folder", help="where to keep everything, to continue later; default: a temporary one")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no measurement after so many; needs --folder")
     hidden = {"help": argparse.SUPPRESS}
     parser.add_argument("--side", choices=("both", "peer"), default="both", **hidden)
     parser.add_argument("--peer-model", **hidden)

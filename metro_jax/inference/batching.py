@@ -13,10 +13,13 @@ from metro_jax.text.ids import PAD
 
 NODES_PER_BATCH = 1024  # bounds the logits of one scoring batch: 264 MB of float32 at 64,512 pieces
 TOKENS_PER_BATCH = 16384  # and its sources: 403 MB of float32 attention scores at 512 tokens and 12 heads
+# A CPU multiplies a thousand rows as fast as many thousands, so that batches may be small, and of similar lengths; and
+# a program for a length compiles there in less time than a batch takes to run, so that there may be many lengths.
+CPU_TOKENS_PER_BATCH = 1024
+CPU_SOURCE_BUCKETS = (16, 24, 32, *(n << e for e in range(3, 8) for n in (5, 6, 7, 8)))  # 40, 48, 56, 64, 80 ... 1024
 TREE_BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, NODES_PER_BATCH)
-
-
-LABEL_BUCKETS = (8, 16, 32, 64, 128, 256, 512, NODES_PER_BATCH)  # padding labels costs little, a new shape seconds
+# Trees of one bucket go together: padding labels costs little, padding long trees to the longest of a batch does.
+LABEL_BUCKETS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, NODES_PER_BATCH)
 
 
 class Batch(NamedTuple):
@@ -27,7 +30,13 @@ class Batch(NamedTuple):
 
 
 def batches(
-    sources: Sequence[Sequence[int] | np.ndarray], size: int, shards: int, maximum: int, tokens: int | None = None
+    sources: Sequence[Sequence[int] | np.ndarray],
+    size: int,
+    shards: int,
+    maximum: int,
+    tokens: int | None = None,
+    buckets: Sequence[int] | None = None,
+    exact: bool = False,
 ) -> list[Batch]:
     """Inputs of similar length together, the longest first: memory runs out at once or never, and time left is honest.
 
@@ -36,14 +45,19 @@ def batches(
         shards: devices that the rows are spread over.
         maximum: the longest sequence the model takes.
         tokens: at most so many padded tokens per device, whatever `size` says, but always one row.
+        buckets: of the lengths below `maximum`, if not the usual ones.
+        exact: what is left over makes several batches rather than one with surplus rows.
     """
+    steps = None if buckets is None else (*buckets, maximum)
     order = sorted(range(len(sources)), key=lambda n: (-len(sources[n]), n))
     made, start = [], 0
     while start < len(order):
-        width = bucket_length(len(sources[order[start]]), maximum=maximum)
+        width = bucket_length(len(sources[order[start]]), steps, maximum)
         most = size if tokens is None else min(size, shards * full(max(1, tokens // width)))
         rows = order[start : start + most]
-        start += most
+        if exact:
+            rows = rows[: shards * full(max(1, len(rows) // shards))]
+        start += len(rows)
         height = shards * bucket_batch(-(-len(rows) // shards))
         padded = np.full((height, width), PAD, np.int32)
         for i in range(height):
@@ -129,7 +143,12 @@ class ScoringBatch(NamedTuple):
 
 
 def scoring_batches(
-    sources: Sequence[Sequence[int] | np.ndarray], buckets: Sequence[int], size: int | None, shards: int, maximum: int
+    sources: Sequence[Sequence[int] | np.ndarray],
+    buckets: Sequence[int],
+    size: int | None,
+    shards: int,
+    maximum: int,
+    cpu: bool = False,
 ) -> list[ScoringBatch]:
     """Inputs with trees of one bucket and similar length together, the largest batches first.
 
@@ -137,7 +156,9 @@ def scoring_batches(
         sources, buckets: of every tree the input it belongs to and its `tree_bucket`.
         size: at most so many trees per batch.
         shards, maximum: as in `batches`.
+        cpu: batches for a CPU, small and of many lengths.
     """
+    tokens_per_batch, steps = (CPU_TOKENS_PER_BATCH, CPU_SOURCE_BUCKETS) if cpu else (TOKENS_PER_BATCH, None)
     groups: dict[int, list[int]] = {}
     for number, bucket in enumerate(buckets):
         groups.setdefault(bucket, []).append(number)
@@ -145,7 +166,7 @@ def scoring_batches(
     for bucket, members in groups.items():
         most = shards * full(NODES_PER_BATCH // bucket)
         own = [sources[number] for number in members]
-        for rows, tokens in batches(own, min(most, size or most), shards, maximum, TOKENS_PER_BATCH):
+        for rows, tokens in batches(own, min(most, size or most), shards, maximum, tokens_per_batch, steps, cpu):
             made.append(ScoringBatch([members[row] for row in rows], tokens, bucket))
     return sorted(made, key=lambda batch: -len(batch.tokens) * (batch.tokens.shape[1] + batch.bucket))
 

@@ -48,9 +48,8 @@ def likelihoods(
     config = model.config
     parts = [(n, *part) for n, row in enumerate(labels) for part in batching.grow(row, config.decoder_start_token)]
     buckets = [batching.tree_bucket([labels[n][number] for number in numbers]) for n, numbers, _ in parts]
-    shards = 1 if model.mesh is None else model.mesh.size
-    inputs = [sources[n] for n, *_ in parts]  # one whose targets are too many for a tree comes several times
-    made = batching.scoring_batches(inputs, buckets, None, shards, config.max_length)
+    # An input whose targets are too many for a tree comes several times.
+    made = model._scoring_batches([sources[n] for n, *_ in parts], buckets)
     found: list[list[Any]] = [[None] * len(row) for row in labels]
     for rows, tokens, bucket in batching.shown(made, len(parts), "scoring", progress):
         trees = batching.pack([parts[row][2] for row in rows], len(tokens), bucket)

@@ -277,9 +277,7 @@ class MetroT0:
         parts = [(n, numbers) for n, row in enumerate(targets) for numbers in batching.split(row)]
         missing = collections.Counter(n for n, _ in parts)
         buckets = [batching.tree_bucket([targets[n][number] for number in numbers]) for n, numbers in parts]
-        shards = 1 if self.mesh is None else self.mesh.size
-        inputs = [sources[n] for n, _ in parts]
-        made = batching.scoring_batches(inputs, buckets, batch_size, shards, self.config.max_length)
+        made = self._scoring_batches([sources[n] for n, _ in parts], buckets, batch_size)
         found: dict[int, list[Any]] = {}
 
         def collect(scores: Any, rows: list[int], trees: list[batching.Tree]) -> list[tuple[int, list[np.ndarray]]]:
@@ -320,6 +318,13 @@ class MetroT0:
         if size < 1:
             raise ValueError(f"batch_size={size} must be at least 1")
         return batches(sources, size, 1 if self.mesh is None else self.mesh.size, self.config.max_length)
+
+    def _scoring_batches(
+        self, sources: Sequence[Sequence[int] | np.ndarray], buckets: list[int], size: int | None = None
+    ) -> list[batching.ScoringBatch]:
+        devices = jax.devices() if self.mesh is None else list(self.mesh.devices.flat)
+        shards, cpu = 1 if self.mesh is None else len(devices), devices[0].platform == "cpu"
+        return batching.scoring_batches(sources, buckets, size, shards, self.config.max_length, cpu)
 
     def _source(self, tokens: np.ndarray) -> tuple[Array, Array]:
         return self._place(tokens), self._place(tokens != PAD)

@@ -12,7 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import PAD_POSITION, MetroConfig
 from metro_jax.model.network import PAD, check_length
-from metro_jax.model.serving import attend, finish, heads, linear, look_up, norm, prepare_decoder, project
+from metro_jax.model.serving import (
+    Weights,
+    attend,
+    finish,
+    heads,
+    layer_function,
+    linear,
+    look_up,
+    norm,
+    prepare_decoder,
+    project,
+)
 
 KeysValues = tuple[Float[Array, "rows heads length head_dim"], Float[Array, "rows heads length head_dim"]]
 
@@ -68,6 +79,26 @@ def init_cache(
     return Cache(past, CrossCache(cross, encoder_mask.astype(bool)), jnp.zeros((), jnp.int32))
 
 
+@layer_function
+def step_layer(
+    layer: Weights,
+    x: Float[Array, "rows 1 d_model"],
+    past: KeysValues,
+    visible: Bool[Array, "rows max_length"],
+    cross: Any,
+    cross_visible: Bool[Array, "sources source"],
+    index: Int[Array, ""],
+    config: MetroConfig,
+) -> tuple[Float[Array, "rows 1 d_model"], KeysValues]:
+    """A layer's output for one more token per row, and its keys and values with that token's."""
+    query, *new = heads(linear(layer["self"], x, config), config)
+    keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(old, one, index, axis=2) for old, one in zip(past, new, strict=True)
+    )
+    attended, _ = attend(query, keys, values, visible[:, None, :], config)
+    return finish(layer, x, attended, cross, cross_visible[:, None, :], config), (keys, values)
+
+
 def decode_step(
     params: dict[str, Any], config: MetroConfig, tokens: Int[Array, "rows"], cache: Cache
 ) -> tuple[Float[Array, "rows vocab"], Cache]:
@@ -84,13 +115,7 @@ def decode_step(
     x = norm(decoder["embedding_norm"], x[:, None, :], config)
     written: list[Any] = []
     for layer, past, cross in zip(decoder["layers"], cache.past.layers, cache.cross.layers, strict=True):
-        query, *new = heads(linear(layer["self"], x, config), config)
-        keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(old, one, cache.index, axis=2)
-            for old, one in zip(past, new, strict=True)
-        )
-        attended = attend(query, keys, values, visible[:, None, :], config)
-        x = finish(layer, x, attended, cross, cache.cross.visible[:, None, :], config)
-        written.append((keys, values))
+        x, own = step_layer(layer, x, past, visible, cross, cache.cross.visible, cache.index, config=config)
+        written.append(own)
     past = SelfCache(tuple(written), visible)
     return project(weights["token_embedding"], x[:, 0]), Cache(past, cache.cross, cache.index + 1)

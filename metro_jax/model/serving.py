@@ -5,7 +5,7 @@ kernels are [out, in], so that every output is a dot product of two contiguous r
 time is that of reading the weights. Kernels may be int8 (`int8.py`).
 """
 
-import os
+import functools
 from typing import Any
 
 import jax
@@ -17,9 +17,11 @@ from metro_jax.model.config import MetroConfig
 from metro_jax.model.int8 import int8_matmul, quantize
 from metro_jax.model.layers import MASKED_SCORE, clamp_float16, layer_norm, precision, relative_bias, relative_buckets
 from metro_jax.model.network import PAD, check_length, position_rows, visible_keys
+from metro_jax.model.products import matmul
 
 Weights = dict[str, Any]
 ATTENTION_PARTS = ("query", "key", "value")
+HIDDEN_SCORE = MASKED_SCORE / 2  # swallows any score it is added to, and stays finite with it
 
 
 def prepare(params: dict[str, Any], config: MetroConfig, int8: bool = False) -> Weights:
@@ -116,43 +118,6 @@ def _unblock(block: Weights, config: MetroConfig) -> Any:
     return {**layer, "mlp": mlp}
 
 
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def matmul(
-    x: Float[Array, "rows in"], kernel: Float[Array, "out in"], out_dtype: Any = None
-) -> Float[Array, "rows out"]:
-    """x times the transposed kernel."""
-    out_dtype = x.dtype if out_dtype is None else out_dtype
-    exact = precision(x.dtype)
-
-    def plain(x: Array, kernel: Array) -> Array:
-        return jax.lax.dot_general(
-            x, kernel, (((1,), (1,)), ((), ())), precision=exact, preferred_element_type=out_dtype
-        )
-
-    def shared(x: Array, kernel: Array) -> Array:
-        # XLA gives a product with one row to one core, which cannot read memory as fast as all together: a batch of
-        # products, one per core, is spread over them.
-        parts = max(n for n in range(1, cores() + 1) if kernel.shape[0] % n == 0)
-        kernel = kernel.reshape(parts, -1, kernel.shape[1])
-        rows = jnp.broadcast_to(x[None], (parts, *x.shape))
-        y = jax.lax.dot_general(
-            rows, kernel, (((2,), (2,)), ((0,), (0,))), precision=exact, preferred_element_type=out_dtype
-        )
-        return y.reshape(1, -1)
-
-    def doubled(x: Array, kernel: Array) -> Array:
-        # In bfloat16 XLA has a fast product for two rows and more, and a slow one for a single row.
-        return plain(jnp.concatenate([x, x]), kernel)[:1]
-
-    if x.shape[0] > 1:
-        return plain(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=shared if x.dtype == jnp.float32 else doubled, default=plain)
-
-
 def linear(weights: Weights, x: Float[Array, "*batch in"], config: MetroConfig) -> Float[Array, "*batch out"]:
     """Product and bias, whatever the kernel is stored in."""
     flat = x.reshape(-1, x.shape[-1])
@@ -188,8 +153,8 @@ def norm(weights: Any, x: Array, config: MetroConfig) -> Array:
 def heads(x: Float[Array, "batch length width"], config: MetroConfig) -> Any:
     """A tuple of the joined projections apart, each [batch, heads, length, head_dim]."""
     batch, length, width = x.shape
-    x = x.reshape(batch, length, width // config.d_model, config.num_heads, config.head_dim)
-    return tuple(x.transpose(2, 0, 3, 1, 4))
+    parts = jnp.split(x, width // config.d_model, axis=-1)
+    return tuple(p.reshape(batch, length, config.num_heads, config.head_dim).transpose(0, 2, 1, 3) for p in parts)
 
 
 def attention_weights(
@@ -198,16 +163,22 @@ def attention_weights(
     mask: Bool[Array, "batch #queries keys"] | None,
     config: MetroConfig,
     bias: Float[Array, "heads queries keys"] | None = None,
-) -> Float[Array, "batch heads queries keys"]:
-    """How much each query takes from each key, in float32 (spec 2.3); `mask` is True where a key is visible."""
+) -> tuple[Float[Array, "batch heads queries keys"], Float[Array, "batch heads queries 1"]]:
+    """How much each query takes from each key, and the sum by which that is still to be divided, in float32.
+
+    Spec 2.3; `mask` is True where a key is visible.
+    """
     query = query * jnp.asarray(config.head_dim**-0.5, query.dtype)
     exact = precision(config.dtype)
     scores = jnp.einsum("bhqk,bhsk->bhqs", query, key, precision=exact, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias[None]
+    # One sum: the scores of many rows are larger than a processor's cache, and every pass over them counts.
+    added = None if bias is None else bias[None]
     if mask is not None:
-        scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
-    return jax.nn.softmax(scores, axis=-1)
+        hidden = jnp.where(mask, 0.0, HIDDEN_SCORE)[:, None]
+        added = hidden if added is None else hidden + added
+    scores = scores if added is None else scores + added
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    return weights, jnp.sum(weights, axis=-1, keepdims=True)
 
 
 def attend(
@@ -217,20 +188,46 @@ def attend(
     mask: Bool[Array, "batch #queries keys"] | None,
     config: MetroConfig,
     bias: Float[Array, "heads queries keys"] | None = None,
-    seen: list[Array] | None = None,
-) -> Float[Array, "batch queries d_model"]:
-    """Attention; its weights are appended to `seen`, where that is given."""
-    weights = attention_weights(query, key, mask, config, bias)
-    if seen is not None:
-        seen.append(weights)
-    attended = jnp.einsum("bhqs,bhsk->bqhk", weights.astype(config.dtype), value, precision=precision(config.dtype))
-    return attended.reshape(*attended.shape[:2], -1)
+) -> tuple[Float[Array, "batch queries d_model"], Float[Array, "batch heads queries keys"]]:
+    """What is attended to, and the weights of it (spec 2.3)."""
+    weights, total = attention_weights(query, key, mask, config, bias)
+    # Divided after the product, where there are fewer numbers.
+    attended = jax.lax.dot_general(
+        weights.astype(config.dtype),
+        value,
+        (((3,), (2,)), ((0, 1), (0, 1))),
+        precision=precision(config.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    attended = (attended / total).astype(config.dtype).transpose(0, 2, 1, 3)
+    return attended.reshape(*attended.shape[:2], -1), weights / total
 
 
 def mlp(layer: Weights, x: Array, config: MetroConfig) -> Array:
     """The two linear maps with ReLU between them, residual and norm."""
     y = linear(layer["wo"], jax.nn.relu(linear(layer["wi"], x, config)), config)
     return norm(layer["mlp_norm"], x + y, config)
+
+
+# Layers are functions of their own to JAX: a program traces and lowers one of each kind, not all of them, and XLA puts
+# them in line.
+layer_function = functools.partial(jax.jit, static_argnames="config")
+
+
+@layer_function
+def encoder_layer(
+    layer: Weights,
+    x: Float[Array, "batch source d_model"],
+    keys: Bool[Array, "batch 1 source"] | None,
+    buckets: Int[Array, "two_source_minus_1"],
+    config: MetroConfig,
+) -> tuple[Float[Array, "batch source d_model"], Float[Array, "batch heads source source"]]:
+    """Output of a layer, and its attention weights."""
+    bias = relative_bias(layer["relative_bias"], buckets)
+    query, key, value = heads(linear(layer["self"], x, config), config)
+    attended, weights = attend(query, key, value, keys, config, bias)
+    x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
+    return mlp(layer, x, config), weights
 
 
 def encode(
@@ -253,11 +250,9 @@ def encode(
         config.relative_attention_num_buckets, config.relative_attention_max_distance, config.max_positions, length
     )
     for layer in side["layers"]:
-        bias = relative_bias(layer["relative_bias"], jnp.asarray(buckets))
-        query, key, value = heads(linear(layer["self"], x, config), config)
-        attended = attend(query, key, value, keys, config, bias, seen)
-        x = norm(layer["self_attention_norm"], x + linear(layer["self_out"], attended, config), config)
-        x = mlp(layer, x, config)
+        x, taken = encoder_layer(layer, x, keys, jnp.asarray(buckets), config=config)
+        if seen is not None:
+            seen.append(taken)
     return x
 
 
@@ -271,9 +266,25 @@ def finish(layer: Weights, x: Array, attended: Array, cross: Any, cross_mask: Ar
     grouped = x.reshape(cross[0].shape[0], -1, x.shape[-1])
     (query,) = heads(linear(layer["cross_query"], grouped, config), config)
     key, value = cross
-    attended = linear(layer["cross_out"], attend(query, key, value, cross_mask, config), config)
+    attended = linear(layer["cross_out"], attend(query, key, value, cross_mask, config)[0], config)
     x = norm(layer["cross_attention_norm"], x + attended.reshape(x.shape), config)
     return mlp(layer, x, config)
+
+
+@layer_function
+def decoder_layer(
+    layer: Weights,
+    x: Float[Array, "batch length d_model"],
+    mask: Bool[Array, "batch length length"],
+    encoded: Float[Array, "batch source d_model"],
+    cross_mask: Bool[Array, "batch source"],
+    config: MetroConfig,
+) -> Float[Array, "batch length d_model"]:
+    """Output of a layer for all positions at once."""
+    query, key, value = heads(linear(layer["self"], x, config), config)
+    attended, _ = attend(query, key, value, mask, config)
+    cross = heads(linear(layer["cross"], encoded, config), config)
+    return finish(layer, x, attended, cross, cross_mask[:, None, :], config)
 
 
 def decode(
@@ -290,8 +301,5 @@ def decode(
     x = look_up(weights["token_embedding"], tokens, config)
     x = norm(side["embedding_norm"], x + side["position_embedding"][rows], config)
     for layer in side["layers"]:
-        query, key, value = heads(linear(layer["self"], x, config), config)
-        attended = attend(query, key, value, mask, config)
-        cross = heads(linear(layer["cross"], encoded, config), config)
-        x = finish(layer, x, attended, cross, cross_mask[:, None, :], config)
+        x = decoder_layer(layer, x, mask, encoded, cross_mask, config=config)
     return x

@@ -84,6 +84,22 @@ def test_scoring_batches_hold_every_tree_and_are_bounded() -> None:
     )
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_batches_for_a_cpu_pad_little(shards: int) -> None:
+    rng = np.random.default_rng(6)
+    sources = [rng.integers(4, 90, rng.integers(2, 512)).tolist() for _ in range(301)]
+    buckets = [int(rng.choice([8, 96])) for _ in sources]
+    made = batching.scoring_batches(sources, buckets, None, shards, 512, cpu=True)
+    assert sorted(row for batch in made for row in batch.rows) == list(range(301))
+    for rows, tokens, bucket in made:
+        assert {buckets[row] for row in rows} == {bucket}
+        assert tokens.shape[0] - len(rows) < shards  # no surplus rows but those that fill a mesh
+        assert tokens.size <= shards * batching.CPU_TOKENS_PER_BATCH
+        assert tokens.shape[1] <= 512
+    usual = batching.scoring_batches(sources, buckets, None, shards, 512)
+    assert sum(batch.tokens.size for batch in made) < 0.9 * sum(batch.tokens.size for batch in usual)
+
+
 def test_buckets_of_trees_hold_nodes_and_labels() -> None:
     rng = np.random.default_rng(1)
     for _ in range(30):

@@ -62,17 +62,6 @@ def test_encoder_and_decoder_equal_the_network(
     np.testing.assert_allclose(got[2], expected[2], atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("outputs", [6, 7, 64])
-def test_one_row_is_multiplied_as_many_are(dtype: str, outputs: int) -> None:
-    rng = np.random.default_rng(2)
-    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((4, 32), (outputs, 32)))
-    together = serving.matmul(x, kernel, jnp.float32)
-    apart = jnp.concatenate([serving.matmul(x[i : i + 1], kernel, jnp.float32) for i in range(4)])
-    np.testing.assert_allclose(apart, together, atol=1e-5)
-    assert serving.matmul(x[:1], kernel).dtype == jnp.dtype(dtype)
-
-
 def test_int8_is_close(tiny: MetroConfig, tiny_params: Any, source: np.ndarray) -> None:
     host = jax.tree.map(np.asarray, tiny_params)
     exact, rounded = (serving.prepare(host, tiny, int8=int8) for int8 in (False, True))
@@ -84,3 +73,18 @@ def test_int8_is_close(tiny: MetroConfig, tiny_params: Any, source: np.ndarray) 
     assert kinds == {"int8", "float32"}
     norms = rounded["decoder"]["layers"][0]["mlp_norm"]
     np.testing.assert_array_equal(norms["scale"], exact["decoder"]["layers"][0]["mlp_norm"]["scale"])
+
+
+def test_a_query_that_sees_nothing_takes_the_average(tiny: MetroConfig) -> None:
+    rng = np.random.default_rng(4)
+    query, key, value = (jnp.asarray(rng.normal(size=(2, 4, 3, 8)), jnp.float32) for _ in range(3))
+    bias = jnp.asarray(rng.normal(size=(4, 3, 3)), jnp.float32)
+    mask = np.ones((2, 3, 3), bool)
+    mask[0, 1], mask[1, :, 2] = False, False
+    config = tiny.replace(d_model=32, num_heads=4)
+    got, weights = map(np.asarray, serving.attend(query, key, value, jnp.asarray(mask), config, bias))
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(weights[0, :, 1], 1 / 3, atol=1e-7)
+    assert (weights[1, ..., 2] == 0).all()
+    expected = np.einsum("bhqs,bhsk->bqhk", weights, value).reshape(2, 3, 32)
+    np.testing.assert_allclose(got, expected, atol=1e-6)

@@ -34,7 +34,7 @@ def einsum_to_float32(spec: str, x: Array, y: Array) -> Array:
     Its gradients are products in that dtype, as those of every other product: left to itself a float32 result is
     multiplied back in float32, which costs GPUs several times the product, and TPUs the memory traffic.
     """
-    return _einsum(spec, x, y)
+    return _einsum_product(spec, x, y) if x.dtype == jnp.float32 else _einsum(spec, x, y)
 
 
 def _einsum_product(spec: str, x: Array, y: Array) -> Array:
@@ -63,7 +63,7 @@ def attention_weights(scores: Float[Array, "... keys"], dtype: Any) -> Float[Arr
 
     The backward pass starts from the weights as they are used, so that nothing is kept in float32 for it.
     """
-    return _weights(scores, dtype)
+    return _softmax(scores, dtype) if jnp.dtype(dtype) == jnp.float32 else _weights(scores, dtype)
 
 
 def _softmax(scores: Array, dtype: Any) -> Array:

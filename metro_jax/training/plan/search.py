@@ -31,13 +31,15 @@ class Choice:
     remat: str
     microbatches: int
 
-    def saves_no_more(self, other: "Choice") -> bool:
-        """Whether this one surely needs as much memory as `other` or more."""
+    def saves_at_most(self, other: "Choice") -> float:
+        """The factor by which this one can need less memory than `other`: pieces and slices shrink what they cut in
+        proportion and leave the rest; recomputation saves nobody knows how much."""
+        if REMAT.index(self.remat) > REMAT.index(other.remat):
+            return float("inf")
         return (
-            self.fsdp <= other.fsdp
-            and self.model <= other.model
-            and REMAT.index(self.remat) <= REMAT.index(other.remat)
-            and self.microbatches <= other.microbatches
+            max(1.0, self.fsdp / other.fsdp)
+            * max(1.0, self.model / other.model)
+            * max(1.0, self.microbatches / other.microbatches)
         )
 
 
@@ -127,14 +129,14 @@ def saving_first(choice: Choice) -> tuple[int, ...]:
 def attempts(
     arguments: argparse.Namespace, topology: Topology, order: Callable[[Choice], tuple[int, ...]] | None = None
 ) -> Iterator[Result]:
-    """Compiles one combination after another, leaving out what needs as much memory as one that was too large."""
+    """Compiles one combination after another, leaving out what cannot fit since another one was so much too large."""
     base = recipes.load(arguments.recipe, arguments.bindings, arguments.gin_file)
     config, devices = base.model.config, len(topology.devices)
-    too_large: list[Choice] = []
+    too_large: list[tuple[Choice, float]] = []  # and by what factor
     fitting = 0
     found = choices(devices, base.dataset.batch_size, config.d_model, config.num_heads)
     for choice in found if order is None else sorted(found, key=order):
-        if any(choice.saves_no_more(known) for known in too_large):
+        if any(choice.saves_at_most(known) <= factor for known, factor in too_large):
             continue
         plan, text = run_plan(command_line(arguments, choice), arguments.level)
         if plan is None:  # such as a mesh that does not fit onto the torus
@@ -142,7 +144,8 @@ def attempts(
             continue
         result = Result(choice, plan, text)
         if not result.fits:
-            too_large.append(choice)
+            limit = plan["memory"]["limit"]
+            too_large.append((choice, max(1.0, result.peak / limit) if result.peak and limit else 1.0))
         fitting += result.fits
         print(f"  {_name(choice)}: {_verdict(result)}", file=sys.stderr, flush=True)
         yield result

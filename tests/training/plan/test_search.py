@@ -22,11 +22,12 @@ def test_choices_fit_devices_rows_and_sizes():
     assert all(choice.fsdp <= 1 for choice in search.choices(1, 32, 768, 12))
 
 
-def test_what_needs_more_than_something_too_large_is_left_out():
+def test_how_much_less_memory_a_choice_can_need():
     large = Choice(4, 1, "minimal", 2)
-    assert Choice(2, 1, "none", 1).saves_no_more(large)
-    assert not Choice(4, 1, "full", 2).saves_no_more(large)
-    assert not Choice(8, 1, "none", 1).saves_no_more(large)
+    assert Choice(2, 1, "none", 1).saves_at_most(large) == 1
+    assert Choice(4, 1, "full", 2).saves_at_most(large) == float("inf")
+    assert Choice(8, 1, "none", 1).saves_at_most(large) == 2
+    assert Choice(8, 2, "minimal", 16).saves_at_most(large) == 2 * 2 * 8
 
 
 ARGUMENTS = argparse.Namespace(
@@ -72,6 +73,7 @@ def test_the_search_ends_when_enough_fit(monkeypatch, plan, too_large):
     arguments = argparse.Namespace(**vars(ARGUMENTS) | {"bindings": [], "gin_file": []})
     host = Topology("cpu:1", tuple(jax.devices()[:1]), None)
     found = search.search(arguments, host)
+    # 21.5 of 15.75 GiB: two pieces might fit, and come after what has one.
     assert tried == [("none", 1), ("minimal", 1), ("full", 1)]
     assert found[0].fits
     tried.clear()

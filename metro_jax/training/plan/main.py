@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pathlib
-import shlex
 import sys
 from typing import NoReturn
 
@@ -65,7 +64,7 @@ def _search(arguments: argparse.Namespace, target: topology.Topology) -> int:
     if best is None:
         return 1
     line = search.command_line(arguments, best.choice)
-    print(f"\nthe best of them: metro-jax {shlex.join(line)}\n\n{best.text}")
+    print(f"\nthe best of them: {search.shown(line)}\n\n{best.text}")
     if arguments.picture:
         search.run_plan([*line, "--picture", arguments.picture], arguments.level)
         print(f"picture: {arguments.picture}")

@@ -87,9 +87,16 @@ def command_line(arguments: argparse.Namespace, choice: Choice) -> list[str]:
     line += ["--slices", str(arguments.slices)] if arguments.slices > 1 else []
     for name in arguments.gin_file:
         line += ["--gin_file", name]
-    for binding in [*arguments.bindings, f"MetroConfig.remat='{choice.remat}'"]:
+    kept = [binding for binding in arguments.bindings if not binding.replace(" ", "").startswith("MetroConfig.remat=")]
+    for binding in [*kept, f"MetroConfig.remat='{choice.remat}'"]:
         line += ["--set", binding]
     return [*line, "--mesh", f"fsdp={choice.fsdp},model={choice.model}", "--microbatches", str(choice.microbatches)]
+
+
+def shown(line: list[str]) -> str:
+    """A command for people to copy: double quotes around what holds single ones, as gin's strings do."""
+    words = [f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in line]
+    return " ".join(["metro-jax", *words])
 
 
 def run_plan(line: list[str], level: str) -> tuple[Mapping[str, Any] | None, str]:
@@ -170,7 +177,7 @@ def what_would_fit(arguments: argparse.Namespace, topology: Topology) -> str:
             "shorter TASK_FEATURE_LENGTHS"
         )
     peak = "" if found.peak is None else f" ({found.peak / GIB:.2f} GiB)"
-    return f"what would fit{peak}: metro-jax {shlex.join(command_line(arguments, found.choice))}"
+    return f"what would fit{peak}: {shown(command_line(arguments, found.choice))}"
 
 
 def table(found: list[Result]) -> str:

@@ -54,6 +54,9 @@ def test_the_command_keeps_what_the_user_gave():
     assert line[:4] == ["plan", "quickstart_pretrain", "--topology", "cpu:1"]
     for pair in (("--gin_file", "x.gin"), ("--set", "a.b=1"), ("--set", "MetroConfig.remat='full'")):
         assert any(tuple(line[i : i + 2]) == pair for i in range(len(line)))
+    assert "--set \"MetroConfig.remat='full'\" --mesh" in search.shown(line)
+    replaced = argparse.Namespace(**vars(ARGUMENTS) | {"bindings": ["MetroConfig.remat = 'none'"]})
+    assert search.command_line(replaced, Choice(2, 1, "full", 4)).count("--set") == 1
     assert line[-4:] == ["--mesh", "fsdp=2,model=1", "--microbatches", "4"]
 
 

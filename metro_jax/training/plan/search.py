@@ -85,6 +85,7 @@ def command_line(arguments: argparse.Namespace, choice: Choice) -> list[str]:
     """The arguments of the `metro-jax` that plans one combination alone."""
     line = ["plan", arguments.recipe, "--topology", arguments.topology]
     line += ["--slices", str(arguments.slices)] if arguments.slices > 1 else []
+    line += ["--complete"] if arguments.complete else []
     for name in arguments.gin_file:
         line += ["--gin_file", name]
     kept = [binding for binding in arguments.bindings if not binding.replace(" ", "").startswith("MetroConfig.remat=")]

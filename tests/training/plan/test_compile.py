@@ -46,7 +46,8 @@ def plan(tmp_path, *arguments):
 @pytest.mark.parametrize("step", ["generate", "rank"])
 def test_inference_compiles_and_stays_on_the_chip(tmp_path, topology, step):
     arguments = ["metro_basepp_t0", "--topology", topology, "--step", step, "--level", "O0", "--rows=8", "--target=63"]
-    _, data, program = plan(tmp_path, *arguments, *SHALLOW)
+    _, data, program = plan(tmp_path, *arguments, *SHALLOW, "--complete")
+    assert data["machine_code"]
     assert data["fits"]
     # Rows are spread and weights whole: all that chips ask each other is whether every row has ended.
     assert all(c["payload_bytes"] <= 4 for c in data["collectives"])
@@ -65,7 +66,8 @@ def test_inference_compiles_and_stays_on_the_chip(tmp_path, topology, step):
 def test_a_training_step_compiles_for_a_host_of_eight(tmp_path):
     file = "recipes/topologies/v5e_8.gin"
     arguments = ["t5_base_pretrain", "--topology", "v5e-8", "--gin_file", file, "--level", "O0", *SHALLOW]
-    done, data, _ = plan(tmp_path, *arguments)
+    done, data, _ = plan(tmp_path, *arguments, "--complete")
+    assert data["machine_code"]
     assert data["fits"], done.stdout
     assert data["mesh"] == {"data": 8, "fsdp": 1, "model": 1}
     assert data["memory"]["peak"] < data["memory"]["limit"] == 15.75 * GIB

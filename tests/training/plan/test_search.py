@@ -31,7 +31,14 @@ def test_how_much_less_memory_a_choice_can_need():
 
 
 ARGUMENTS = argparse.Namespace(
-    recipe="quickstart_pretrain", topology="cpu:1", slices=1, bindings=["a.b=1"], gin_file=["x.gin"], level="O0", most=1
+    recipe="quickstart_pretrain",
+    topology="cpu:1",
+    slices=1,
+    bindings=["a.b=1"],
+    gin_file=["x.gin"],
+    level="O0",
+    most=1,
+    complete=False,
 )
 
 

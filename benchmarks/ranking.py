@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import bart_peer
+import bounds
 import jax.numpy as jnp
 import models
 import numpy as np
@@ -87,6 +88,9 @@ def main() -> None:
     for name, values in times.items():
         median = statistics.median(values)
         print(f"{name:14} {median:9.4f} s  {arguments.examples / median:8.2f} examples/s")
+    ranked = [bounds.Ranked(*pair) for pair in zip(tokens.tolist(), choices.tolist(), strict=True)]
+    allowed = bounds.repeated(config, ranked, len(ranked)) / bounds.shared(config, ranked)
+    print(f"the multiplications allow {allowed:.2f} times, if both sides multiply equally fast")
     for name in list(times)[1:]:
         print(f"metro_jax is {rounds.ratio(times[name], times['metro_jax'])} times as fast as {name}")
 

@@ -26,7 +26,7 @@ def einsum(query: Any, key: Any, value: Any, bias: Any, visible: Any, dropout: A
     """As the layers do: scores and softmax in float32, gradients in the dtype of the weights."""
     import jax.numpy as jnp
 
-    from metro_jax.model.layers import attention_weights, einsum_to_float32
+    from metro_jax.model.operations import attention_weights, einsum_to_float32
 
     scores = einsum_to_float32("bqhk,bshk->bhqs", query, key)
     scores = jnp.where(visible[:, None, None, :], scores + bias[None], MASKED)

@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import pathlib
-import random
 import shutil
 import statistics
 import subprocess
@@ -31,76 +30,38 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import bounds
 import models
 import numpy as np
 import rounds
+from ranked_examples import SHAPES, as_line, read_data, write_data
 
 from metro_jax.data.t0 import catalogue
-from metro_jax.evaluation import t0_data
 from metro_jax.inference import MetroT0
 from metro_jax.text.tokenizer import MetroTokenizer
 
 AGREE = 1e-2  # of sums of log-probabilities near -10 per token, float32
+AGREE_BFLOAT16 = 2.0  # the same where a side has 8 bits; what it does to the answers is counted
 EOS = 2
-HEADER = f"{'task':12} {'torch':>9} {'metro_jax':>9}  examples per second without loading; metro_jax is"
-SETTINGS = ("vocab", "shape", "data", "tasks", "examples", "templates", "loads", "rounds", "seed")
+HEADER = (
+    f"{'task':12} {'torch':>9} {'metro_jax':>9} examples per second without loading; operations allow; metro_jax is"
+)
+DTYPES = ("float32", "bfloat16")
+SETTINGS = "vocab shape data tasks examples templates loads rounds seed dtype peer_dtype".split()  # noqa: SIM905
 BATCH = 8  # the reference's (spec 8.1)
-#: Task -> words of the prompt, their spread, words of a choice; None where all examples have the same short choices.
-SHAPES: dict[str, tuple[int, int, int | None]] = {
-    "rte": (85, 40, None), "cb": (90, 50, None), "anli_r1": (95, 20, None), "anli_r2": (95, 20, None),
-    "anli_r3": (100, 30, None), "wsc": (45, 20, None), "winogrande": (45, 6, 2), "copa": (35, 6, 6),
-    "story_cloze": (75, 12, 8), "hellaswag": (110, 45, 22), "wic": (40, 8, None),
-}  # fmt: skip
-LABELS = (("Yes", "No"), ("True", "Neither", "False"))
 
 
-def write_data(folder: pathlib.Path, words: list[str], arguments: argparse.Namespace) -> None:
-    """JSON lines of some templates of the tasks."""
-    folder.mkdir()
-    for row in catalogue.evaluations():
-        if row.name not in (arguments.tasks or SHAPES):
-            continue
-        mean, spread, choice = SHAPES[row.name]
-        rng = random.Random(f"{arguments.seed} {row.name}")
-        lines = []
-        for template in row.templates[: arguments.templates]:
-            for index in range(arguments.examples):
-                count = max(8, round(rng.gauss(mean, spread)))
-                choices = list(LABELS[row.choices - 2]) if choice is None else endings(rng, words, choice, row.choices)
-                text = " ".join(rng.choices(words, k=count))
-                lines.append(
-                    {"template": template, "index": index, "input": text, "choices": choices, "target": choices[0]}
-                )
-        (folder / f"{row.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def endings(rng: random.Random, words: list[str], length: int, count: int) -> list[str]:
-    """Choices that differ in every example."""
-    return [" ".join(rng.choices(words, k=max(1, round(rng.gauss(length, length / 4))))) for _ in range(count)]
-
-
-def read_data(folder: str, templates: int, examples: int) -> dict[str, dict[str, list[Any]]]:
-    """Task -> template -> examples, of the first templates."""
-    found: dict[str, dict[str, list[Any]]] = {}
-    data = t0_data.read(pathlib.Path(folder), t0_data.wanted(), examples)
-    for (task, template), entry in data.found.items():
-        own = found.setdefault(task, {})
-        if len(own) < templates and entry.examples:
-            own[template] = entry.examples
-    return found
-
-
-def load_peer(folder: str) -> Any:
-    """The PyTorch model as the reference loads it: float16 on disk, float32 in memory."""
+def load_peer(folder: str, dtype: str) -> Any:
+    """The PyTorch model as the reference loads it: float16 on disk, here float32 or bfloat16 in memory."""
     import bart_peer
 
-    _, transformers = bart_peer.import_peer()
-    return transformers.BartForConditionalGeneration.from_pretrained(folder).float().eval()
+    torch, transformers = bart_peer.import_peer()
+    return transformers.BartForConditionalGeneration.from_pretrained(folder).to(getattr(torch, dtype)).eval()
 
 
 def peer_process(arguments: argparse.Namespace) -> None:
     """What a process of the reference does, for the first template; says how long the scoring took."""
-    model = load_peer(arguments.peer_model)
+    model = load_peer(arguments.peer_model, arguments.peer_dtype)
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
     data = read_data(arguments.data, 1, arguments.examples)
     start = time.perf_counter()
@@ -125,7 +86,7 @@ def peer_scores(model: Any, tokenizer: MetroTokenizer, batch: list[Any]) -> list
         starts = torch.full_like(target[:, :1], EOS)
         inputs = torch.cat([starts, target[:, :-1]], dim=1)
         found = model(input_ids=source, attention_mask=(source != 0).long(), decoder_input_ids=inputs)
-        tokens = found.logits.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+        tokens = found.logits.float().log_softmax(-1).gather(-1, target[..., None])[..., 0]
         return torch.where(target != 0, tokens, 0.0).sum(-1).reshape(len(batch), count).tolist()
 
 
@@ -182,7 +143,7 @@ def time_loading(arguments: argparse.Namespace, root: pathlib.Path) -> float:
         "--vocab",
         arguments.vocab,
     ]
-    command += ["--data", arguments.data, "--examples", str(BATCH)]
+    command += ["--data", arguments.data, "--examples", str(BATCH), "--peer-dtype", arguments.peer_dtype]
     beside = []
     for _ in range(arguments.loads):
         wall, said = in_process(command)
@@ -197,19 +158,39 @@ def time_scoring(
     """Task -> side -> seconds of every round, without loading."""
     loaded: list[Any] = []
     found = {}
+    tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
     for task, templates in data.items():
 
         def work(task: str = task, templates: dict[str, list[Any]] = templates) -> dict[str, list[float]]:
             if not loaded:
-                loaded.extend((MetroT0.from_pretrained(root / "model"), load_peer(str(root / "peer"))))
+                loaded.append(MetroT0.from_pretrained(root / "model", dtype=arguments.dtype))
+                loaded.append(load_peer(str(root / "peer"), arguments.peer_dtype))
             return time_task(arguments, task, templates, *loaded)
 
         times = found[task] = results.measure(task, work)
         count = sum(map(len, templates.values()))
         torch, ours = (count / statistics.median(times[side]) for side in ("torch", "metro_jax"))
         ratio = rounds.ratio(times["torch"], times["metro_jax"])
-        print(f"{task:12} {torch:9.2f} {ours:9.2f}  {ratio} times as fast", flush=True)
+        equal = statistics.mean(times["equal"])
+        allowed = bound(arguments, tokenizer, templates)
+        print(
+            f"{task:12} {torch:9.2f} {ours:9.2f}  {allowed:.2f}  {ratio} times as fast, {equal:.1%} of answers equal",
+            flush=True,
+        )
     return found
+
+
+def bound(arguments: argparse.Namespace, tokenizer: MetroTokenizer, templates: dict[str, list[Any]]) -> float:
+    """How many times as fast a program can be that multiplies as fast as the reference and computes nothing twice."""
+    config = models.SHAPES[arguments.shape]().replace(vocab_size=tokenizer.vocab_size)
+    reference = least = 0
+    for own in templates.values():
+        sources = tokenizer.encode_batch([e.prompt for e in own], max_length=512)
+        choices = [[tokenizer.encode_choice(choice) for choice in e.choices] for e in own]
+        ranked = [bounds.Ranked(*pair) for pair in zip(sources, choices, strict=True)]
+        reference += bounds.repeated(config, ranked, BATCH)
+        least += bounds.shared(config, ranked)
+    return reference / least
 
 
 def time_task(
@@ -227,11 +208,12 @@ def time_task(
         scored["metro_jax"] = [ranking.scores for ranking in model.rank(texts, choices, progress=False)]
 
     times = rounds.interleave({"torch": torch, "metro_jax": ours}, arguments.rounds)
-    pairs = zip(scored["metro_jax"], scored["torch"], strict=True)
+    pairs = list(zip(scored["metro_jax"], scored["torch"], strict=True))
     off = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
-    if not off <= AGREE:
+    agree = AGREE if arguments.dtype == arguments.peer_dtype == "float32" else AGREE_BFLOAT16
+    if not off <= agree:
         raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
-    return times
+    return {**times, "equal": [float(np.argmax(a) == np.argmax(b)) for a, b in pairs]}
 
 
 def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
@@ -257,12 +239,6 @@ def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:
         pieces = [tokenizer.id_to_piece(n) for n in range(4, tokenizer.vocab_size)]
         words = [piece[1:] for piece in pieces if piece.startswith("▁") and piece[1:].isalpha() and piece[1:].islower()]
         write_data(root / "data", words, arguments)
-
-
-def as_line(template: str, example: Any) -> dict[str, Any]:
-    """An example as a line of JSON."""
-    texts = {"input": example.prompt, "choices": list(example.choices), "target": example.choices[example.target]}
-    return {"template": template, "index": example.index, **texts}
 
 
 def _half(tree: Any) -> Any:
@@ -315,13 +291,15 @@ def run(arguments: argparse.Namespace, root: pathlib.Path) -> None:
     prepare(arguments, root)
     arguments.data = str(root / "data")
     data = read_data(arguments.data, arguments.templates, arguments.examples)
-    print(f"{arguments.shape}, float32, {sum(len(e) for own in data.values() for e in own.values())} examples")
+    count = sum(len(examples) for own in data.values() for examples in own.values())
+    print(f"{arguments.shape}, torch {arguments.peer_dtype}, metro_jax {arguments.dtype}, {count} examples")
     if not arguments.loads:
         print(HEADER)
         time_scoring(arguments, data, root, results)
         return
     load = results.measure("loading", lambda: time_loading(arguments, root))
     command = [sys.executable, "-m", "metro_jax.cli", "eval", "t0", str(root / "model"), "--data", arguments.data]
+    command += ["--dtype", arguments.dtype]
 
     def whole(out: str) -> float:
         shutil.rmtree(root / out, ignore_errors=True)  # of a run that was stopped
@@ -343,6 +321,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--templates", type=int, default=1, help="per task (default: %(default)s)")
     parser.add_argument("--loads", type=int, default=3, help="processes to time loading with; 0: time scoring alone")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of scoring (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of metro_jax (default: %(default)s)")
+    parser.add_argument("--peer-dtype", choices=DTYPES, default=DTYPES[0], help="of torch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and examples (default: %(default)s)")
     parser.add_argument("--folder", help="where to keep everything, to continue later; default: a temporary one")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no measurement after so many; needs --folder")

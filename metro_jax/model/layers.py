@@ -1,4 +1,4 @@
-"""Layers of the network: relative bias, attention, MLP, encoder and decoder layer (spec 2.2 to 2.4).
+"""Layers of the network: attention, MLP, encoder and decoder layer (spec 2.2 to 2.4).
 
 Every parameter carries logical axis names; a partitioner maps them to a mesh. Layers are written for one layer;
 `network.py` scans them over a stacked leading axis.
@@ -12,77 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig
+from metro_jax.model.operations import attention_weights, einsum_to_float32, precision
+from metro_jax.model.relative_position import relative_bias
 from metro_jax.model.rows import drawn_by_device, is_hardware, kept_by_hardware, keys_by_row
 
 # Finite, so that a row with no visible key gives an average rather than NaN; such rows are never read (spec 2.6).
 MASKED_SCORE = float(np.finfo(np.float32).min)
 
 Initializer = Any
-
-
-def precision(dtype: Any) -> str:
-    """float32 means float32: accelerators would else multiply in bfloat16 or TF32, and miss the reference by 1e-3."""
-    return "highest" if jnp.dtype(dtype) == jnp.float32 else "default"
-
-
-def einsum_to_float32(spec: str, x: Array, y: Array) -> Array:
-    """einsum of two arrays of one dtype, accumulated and returned in float32.
-
-    Its gradients are products in that dtype, as those of every other product: left to itself a float32 result is
-    multiplied back in float32, which costs GPUs several times the product, and TPUs the memory traffic.
-    """
-    return _einsum_product(spec, x, y) if x.dtype == jnp.float32 else _einsum(spec, x, y)
-
-
-def _einsum_product(spec: str, x: Array, y: Array) -> Array:
-    return jnp.einsum(spec, x, y, precision=precision(x.dtype), preferred_element_type=jnp.float32)
-
-
-def _einsum_forward(spec: str, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _einsum_product(spec, x, y), (x, y)
-
-
-def _einsum_backward(spec: str, operands: tuple[Array, Array], g: Array) -> tuple[Array, ...]:
-    x, y = operands
-    g = g.astype(x.dtype)
-    product = functools.partial(jnp.einsum, spec, precision=precision(x.dtype))
-    (dx,) = jax.linear_transpose(lambda x: product(x, y), x)(g)
-    (dy,) = jax.linear_transpose(lambda y: product(x, y), y)(g)
-    return dx, dy
-
-
-_einsum: Any = jax.custom_vjp(_einsum_product, nondiff_argnums=(0,))
-_einsum.defvjp(_einsum_forward, _einsum_backward)
-
-
-def attention_weights(scores: Float[Array, "... keys"], dtype: Any) -> Float[Array, "... keys"]:
-    """Softmax over the keys in float32, as `dtype`.
-
-    The backward pass starts from the weights as they are used, so that nothing is kept in float32 for it.
-    """
-    return _softmax(scores, dtype) if jnp.dtype(dtype) == jnp.float32 else _weights(scores, dtype)
-
-
-def _softmax(scores: Array, dtype: Any) -> Array:
-    return jax.nn.softmax(scores, axis=-1).astype(dtype)
-
-
-def _weights_forward(scores: Array, dtype: Any) -> tuple[Array, Array]:
-    weights = _softmax(scores, dtype)
-    return weights, weights
-
-
-def _weights_backward(dtype: Any, weights: Array, g: Array) -> tuple[Array]:
-    del dtype
-    weights, g = weights.astype(jnp.float32), g.astype(jnp.float32)
-    return (weights * (g - jnp.sum(weights * g, axis=-1, keepdims=True)),)
-
-
-_weights: Any = jax.custom_vjp(_softmax, nondiff_argnums=(1,))
-_weights.defvjp(_weights_forward, _weights_backward)
 
 
 def named(init: Initializer, *axes: str) -> Any:
@@ -111,86 +51,6 @@ def with_zero_pad_row(init: Initializer) -> Initializer:
         return init(key, shape, dtype).at[1].set(0.0)
 
     return padded
-
-
-def relative_buckets(num_buckets: int, max_distance: int, max_positions: int, length: int) -> np.ndarray:
-    """Bucket of every relative position -(length-1) .. length-1 of key to query, as int32[2 * length - 1] (spec 2.4).
-
-    Evaluated on the host, once, in float32 as the reference does: the boundaries depend on it. The shift is that of a
-    table of `max_positions`, whatever the length.
-    """
-    exact = num_buckets // 4
-    top = num_buckets // 2 - 1 - exact
-
-    def magnitude(distance: np.ndarray) -> np.ndarray:
-        far = np.maximum(distance, exact).astype(np.float32) / np.float32(exact)
-        scale = np.float32(np.log(np.float32((max_distance - 1) / exact)))
-        far = exact + np.ceil(np.log(far) / scale * np.float32(top)).astype(np.int32)
-        return np.where(distance < exact, distance, np.minimum(far, num_buckets // 2 - 1)).astype(np.int32)
-
-    relative = np.arange(-(length - 1), length)
-    shift = magnitude(np.asarray([max_positions - 1]))[0]
-    buckets = np.sign(relative) * magnitude(np.abs(relative)) + shift
-    # Sequences beyond max_positions would leave the table at its short end; the longest known distance stands for them.
-    return np.clip(buckets, 0, 2 * shift).astype(np.int32)
-
-
-def toeplitz(line: Num[Array, "heads two_length_minus_1"]) -> Num[Array, "heads length length"]:
-    """out[h, i, j] = line[h, j - i + length - 1], by reshaping: no gather forward, no scatter backward."""
-    heads, width = line.shape
-    length = (width + 1) // 2
-    if length == 1:
-        return line[:, :, None]
-    # The line written `length` times over and read back in rows one shorter than it: each row starts one earlier.
-    start = length - 1
-    rows = jnp.tile(line, (1, length))[:, start : start + length * (width - 1)]
-    return rows.reshape(heads, length, width - 1)[:, :, :length]
-
-
-def relative_bias(
-    table: Float[Array, "buckets heads"], buckets: Int[Array, "two_length_minus_1"]
-) -> Float[Array, "heads length length"]:
-    """Bias of every query and key, float32, from the table and the bucket of every distance.
-
-    Both forms take rows of the table by a product with one-hot rows: its gradient is a product too, where a gather's
-    would be a scatter. On TPU the product makes the whole bias: `toeplitz` costs several copies of it there, since rows
-    of an odd width do not fit the tiles, and the compiler most of a layer's time (docs/tpu_plan.md).
-    """
-    length = (buckets.shape[0] + 1) // 2
-
-    def whole(table: Array, buckets: Array) -> Array:
-        relative = jnp.arange(length)[None, :] - jnp.arange(length)[:, None] + length - 1
-        one_hot = buckets[relative][None] == jnp.arange(table.shape[0])[:, None, None]
-        return jnp.einsum("bh,bqk->hqk", table, one_hot.astype(jnp.float32), precision="highest")
-
-    def by_distance(table: Array, buckets: Array) -> Array:
-        one_hot = jax.nn.one_hot(buckets, table.shape[0], dtype=jnp.float32)
-        return toeplitz(jnp.einsum("rb,bh->hr", one_hot, table, precision="highest"))
-
-    table = jnp.asarray(table, jnp.float32)
-    return jax.lax.platform_dependent(table, jnp.asarray(buckets), tpu=whole, default=by_distance)
-
-
-def take_rows(table: Float[Array, "rows width"], index: Int[Array, "*batch"], dtype: Any) -> Array:
-    """table[index] of a short table, as `dtype`; on TPU as a product, since a look-up's gradient is a scatter there."""
-
-    def product(table: Array, index: Array) -> Array:
-        one_hot = jax.nn.one_hot(index, table.shape[0], dtype=dtype)
-        return jnp.einsum("...v,vd->...d", one_hot, table.astype(dtype), precision=precision(dtype))
-
-    def rows(table: Array, index: Array) -> Array:
-        return look_up(table, index, dtype)
-
-    return jax.lax.platform_dependent(jnp.asarray(table), index, tpu=product, default=rows)
-
-
-def look_up(table: Float[Array, "rows width"], index: Int[Array, "*batch"], dtype: Any) -> Array:
-    """table[index] as `dtype`, cast after the look-up: so the gradient adds up the uses of a row in float32.
-
-    In bfloat16 the thousands of uses of the mask token would lose bits, and a GPU adds far more slowly
-    (docs/performance.md).
-    """
-    return jnp.take(jnp.asarray(table), index, axis=0).astype(dtype)
 
 
 class Dropout(nn.Module):
@@ -390,7 +250,7 @@ class DecoderLayer(nn.Module):
     def finish(
         self, x: Array, attended: Array, cross: tuple[Array, Array], cross_mask: Array | None, det: bool
     ) -> Array:
-        """Everything after self attention; shared by the full pass and the cached step."""
+        """Everything after self attention."""
         x = clamp_float16(self.self_attention_norm(x + self.drop(attended, deterministic=det)))
         y = self.cross_attention.attend(x, *cross, cross_mask, deterministic=det)
         x = clamp_float16(self.cross_attention_norm(x + self.drop(y, deterministic=det)))
@@ -408,24 +268,3 @@ class DecoderLayer(nn.Module):
     ) -> Float[Array, "batch length d_model"]:
         attended = self.self_attention(x, x, mask, deterministic=deterministic)
         return self.finish(x, attended, self.cross_attention.keys_values(encoded), cross_mask, deterministic)
-
-    def step(
-        self,
-        x: Float[Array, "rows 1 d_model"],
-        self_cache: tuple[Array, Array],
-        cross: tuple[Array, Array],
-        index: Int[Array, ""],
-        mask: Bool[Array, "rows 1 max_length"],
-        cross_mask: Bool[Array, "rows 1 source"],
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """One cached position: writes this position's key and value at `index` and attends to what is visible."""
-        keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=1)
-            for cache, new in zip(self_cache, self.self_attention.keys_values(x), strict=True)
-        )
-        attended = self.self_attention.attend(x, keys, values, mask)
-        return self.finish(x, attended, cross, cross_mask, True), (keys, values)
-
-    def cross_keys_values(self, encoded: Float[Array, "batch source d_model"]) -> tuple[Array, Array]:
-        """Keys and values of cross attention, computed once per source."""
-        return self.cross_attention.keys_values(encoded)

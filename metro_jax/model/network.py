@@ -18,16 +18,14 @@ from metro_jax.model.layers import (
     DecoderLayer,
     Dropout,
     EncoderLayer,
-    einsum_to_float32,
     layer_norm,
-    look_up,
     named,
     normal,
-    relative_buckets,
-    take_rows,
     uniform,
     with_zero_pad_row,
 )
+from metro_jax.model.operations import einsum_to_float32, look_up, take_rows
+from metro_jax.model.relative_position import relative_buckets
 
 PAD = 0
 Tokens = Int[Array, "batch length"]

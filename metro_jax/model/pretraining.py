@@ -9,9 +9,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig, PretrainingConfig
-from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, precision, uniform
+from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal, uniform
 from metro_jax.model.network import PAD, Encoder, EncoderDecoder, Stack, project, same_segment, visible_keys
 from metro_jax.model.network import combine as combine_masks
+from metro_jax.model.operations import precision
 from metro_jax.model.rows import drawn_by_device, in_pieces, is_hardware, keys_by_row
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from metro_jax.model.layers import precision
+from metro_jax.model.operations import precision
 
 FEW_ROWS = 24  # up to so many rows a float32 product on a CPU is faster with the weights as its left factor
 

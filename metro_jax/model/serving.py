@@ -15,9 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from metro_jax.model.config import MetroConfig
 from metro_jax.model.int8 import int8_matmul, quantize
-from metro_jax.model.layers import MASKED_SCORE, clamp_float16, layer_norm, precision, relative_bias, relative_buckets
+from metro_jax.model.layers import MASKED_SCORE, clamp_float16, layer_norm
 from metro_jax.model.network import PAD, check_length, position_rows, visible_keys
+from metro_jax.model.operations import precision
 from metro_jax.model.products import matmul
+from metro_jax.model.relative_position import relative_bias, relative_buckets
 
 Weights = dict[str, Any]
 ATTENTION_PARTS = ("query", "key", "value")

@@ -13,7 +13,7 @@ from metro_jax.model.layers import Dense, Initializer, layer_norm, named, normal
 from metro_jax.model.network import PAD, Encoder, EncoderDecoder, Stack, project, same_segment, visible_keys
 from metro_jax.model.network import combine as combine_masks
 from metro_jax.model.operations import precision
-from metro_jax.model.rows import drawn_by_device, in_pieces, is_hardware, keys_by_row
+from metro_jax.model.rows import drawn_by_device, is_hardware, keys_by_row
 
 
 @struct.dataclass
@@ -177,10 +177,8 @@ class MetroPretraining(EncoderDecoder):
             if is_hardware(key):
                 noise = drawn_by_device(jax.random.gumbel, key, frozen.shape)
                 drawn = jnp.argmax(frozen + noise, axis=-1)
-            elif in_pieces():
+            else:  # the same draws on every mesh, and in however many pieces
                 drawn = jax.vmap(jax.random.categorical)(keys_by_row(key, source.shape[0]), frozen)
-            else:  # one key for the whole array gives the same draws on every mesh
-                drawn = jax.random.categorical(key, frozen)
             sampled_tokens = drawn.astype(source.dtype)
         replaced = replace_masked(source, masked, sampled_tokens)
 

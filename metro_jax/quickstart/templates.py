@@ -42,6 +42,15 @@ def _sentiment() -> tuple[Template, ...]:
         Template(
             "pleased", "Did the writer of this text like the {product}? {review}. Answer yes or no.", ("yes", "no")
         ),
+        # Enough wordings, of both orders and with other answers, that a new one is not a new task.
+        Template("judge", "Judge the opinion, positive or negative: {review}", polarity),
+        Template("mood", "Does the writer feel positive or negative about it? {review}", polarity),
+        Template("follows", "Is what follows a negative or a positive opinion? {review}", polarity),
+        Template("keep", "{review}. Will the owner keep the {product}? Yes or no?", ("yes", "no")),
+        Template("satisfied", "Is the buyer satisfied? {review}. Yes or no?", ("yes", "no")),
+        Template("enjoy", "{review}. Does the writer enjoy the {product}? Yes or no?", ("yes", "no")),
+        Template("praise", "Is it praise or blame? {review}", ("praise", "blame")),
+        Template("stars", "{review}. Does the {product} get five stars or one?", ("five", "one")),
         Template("model_card", "Is this review positive or negative? Review: {review}", polarity, held_out=True),
         Template("sound", "Does the review sound negative or positive? {review}", polarity, held_out=True),
         Template(

@@ -81,7 +81,7 @@ def _build(names, bounds, values):
     """
     nodes = np.full((4 * _ROOM, 3), -1, np.int32)
     nodes[0, 1] = 0  # taken
-    free = 1  # no place before it is free
+    free, end = 1, 1  # no place before `free` is free, all from `end` on are
     # To do: node, its first and last name, and how many of their bytes lead to it. No more wait than there are names.
     waiting = np.empty((len(values) + 1, 4), np.int64)
     waiting[0] = 0, 0, len(values), 0
@@ -118,13 +118,12 @@ def _build(names, bounds, values):
             if fits:
                 break
             tries += 1
-            place += 1
-            while tries > _TRIES and place < len(nodes) and nodes[place, 1] >= 0:
-                place += 1
+            place = place + 1 if tries < _TRIES else max(place + 1, end)
         base = place - children[0]
         nodes[node, 0] = base
         for number in range(count):
             nodes[base + children[number], 1] = node
+            end = max(end, base + children[number] + 1)
             waiting[left] = base + children[number], firsts[number], firsts[number + 1], depth + 1
             left += 1
     return nodes

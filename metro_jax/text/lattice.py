@@ -6,7 +6,7 @@ SentencePiece tells the best one alone; asking it for two costs several times as
 import dataclasses
 
 import numpy as np
-from numba import types
+from numba import njit, types
 
 from metro_jax.text.jit import BYTES, kernel
 from metro_jax.text.vocabulary import Vocabulary
@@ -17,18 +17,19 @@ NO_PIECE, USER_DEFINED = -1, -2  # where a trie has no piece, and one that the l
 _ROOM = 256  # of a node in a trie: one place for each byte
 _TRIES = 64  # places looked at for the children of a node before they go to the end
 
-_INT32, _INT64 = types.int32[::1], types.int64[::1]
+_INT32, _INT64, _FLOAT64 = types.int32[::1], types.int64[::1], types.float64[::1]
+_BASE, _PARENT, _PIECE = range(3)  # columns of a trie
 _TRIE = types.int32[:, ::1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """Packed ids of many strings, one after the other; `sure` where the segmentation leads by enough."""
+    """Packed ids of many strings, one after the other."""
 
     packed: np.ndarray  # uint8
     ends: np.ndarray  # int64, in `packed`, of each string
     counts: np.ndarray  # int64, ids of each string
-    sure: np.ndarray  # bool
+    levels: np.ndarray  # int64, by how much the segmentation leads
 
 
 class Lattice:
@@ -59,18 +60,18 @@ class Lattice:
         self.trie = _build(np.frombuffer(b"".join(name for name, _ in pieces), np.uint8), bounds, values)
         self._unknown, self._unknown_id = float(self._scores.min()) - UNKNOWN_PENALTY, unknown_id
 
-    def segment(self, surfaces: np.ndarray, bounds: np.ndarray, lowest: np.ndarray, slack: float) -> Segments:
+    def segment(
+        self, surfaces: np.ndarray, bounds: np.ndarray, lowest: np.ndarray, slack: float, levels: int
+    ) -> Segments:
         """The ids of strings of words, as the model's own normaliser leaves them, each with a blank before it.
 
-        String i is `surfaces[bounds[i] : bounds[i + 1]]` (bytes). It is sure when the best segmentation of each word of
-        n characters leads by more than n `slack`, when their scores add up to `lowest[i]` or more, and when there is no
-        user-defined piece in it.
+        String i is `surfaces[bounds[i] : bounds[i + 1]]` (bytes). Its level is 0 when the best segmentation of each of
+        its words of n characters leads by more than n `slack`, 1 when by more than half of that, and so on. Its level is
+        `levels`, and it gets no ids, when the lead is smaller still, when its scores add up to less than `lowest[i]`, or
+        when there is a user-defined piece in it.
         """
-        return Segments(
-            *_segment(
-                surfaces, bounds, lowest, slack, self.trie, self._scores, self._ids, self._unknown, self._unknown_id
-            )
-        )
+        model = self.trie, self._scores, self._ids, self._unknown, self._unknown_id
+        return Segments(*_segment(surfaces, bounds, lowest, slack, levels, *model))
 
 
 @kernel(types.int32[:, ::1](BYTES, _INT64, _INT32))
@@ -129,107 +130,116 @@ def _build(names, bounds, values):
     return nodes
 
 
+@njit(error_model="numpy")
+def _step(place, after, score, piece, best, second, begins, pieces):
+    """Goes from a place to the one after a piece, if that is the best way there or the second best."""
+    first, runner_up = best[place] + score, second[place] + score
+    if first > best[after]:
+        # The second best ends as the best one does or as another one.
+        second[after] = max(best[after], runner_up)
+        best[after], begins[after], pieces[after] = first, place, piece
+    else:  # with two best ones the second is as good as they are
+        second[after] = max(second[after], first)
+
+
+@njit(error_model="numpy")
+def _search(surfaces, begin, length, trie, scores, unknown, best, second, begins, pieces):
+    """Finds the ways through a word; its number of characters, or -1 when it has a user-defined piece."""
+    best[: length + 1], second[: length + 1], best[0] = -np.inf, -np.inf, 0.0
+    characters = 0
+    for place in range(length):
+        byte = surfaces[begin + place]
+        if byte & 0xC0 == 0x80:
+            continue  # inside a character
+        characters += 1
+        width = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+        alone = False  # whether the character is a piece
+        node, after = 0, place
+        while after < length and trie[node, _BASE] >= 0:
+            child = trie[node, _BASE] + np.int64(surfaces[begin + after])
+            if trie[child, _PARENT] != node:
+                break
+            node, after = child, after + 1
+            piece = trie[node, _PIECE]
+            if piece == USER_DEFINED:
+                return -1
+            if piece >= 0:
+                alone = alone or after == place + width
+                _step(place, after, scores[piece], piece, best, second, begins, pieces)
+        if not alone:  # a single character can always stand alone
+            _step(place, min(place + width, length), unknown, NO_PIECE, best, second, begins, pieces)
+    return characters
+
+
+@njit(error_model="numpy")
+def _write(length, begins, pieces, ids, unknown_id, packed, size):
+    """Writes the ids of the best way through a word; how many they are, and the size of `packed` with them.
+
+    The number is -1 when there is unknown text and no id for it.
+    """
+    place, following = length, -1
+    while place > 0:  # turns the way round: from the begin of each piece to the end
+        before, begins[place] = begins[place], following
+        following, place = place, before
+    place, was_unknown, count = following, False, 0
+    while place >= 0:
+        piece, place = pieces[place], begins[place]
+        if piece < 0 and unknown_id < 0:
+            return -1, size
+        if piece < 0 and was_unknown:
+            continue  # a run of unknown characters is one id
+        was_unknown = piece < 0
+        number = unknown_id if piece < 0 else ids[piece]
+        while number > 127:
+            packed[size] = number & 127 | 128
+            number >>= 7
+            size += 1
+        packed[size] = number
+        size += 1
+        count += 1
+    return count, size
+
+
 @kernel(
-    types.Tuple((types.uint8[::1], _INT64, _INT64, types.boolean[::1]))(
-        BYTES, _INT64, types.float64[::1], types.float64, _TRIE, types.float64[::1], _INT64, types.float64, types.int64
+    types.Tuple((types.uint8[::1], _INT64, _INT64, _INT64))(
+        BYTES, _INT64, _FLOAT64, types.float64, types.int64, _TRIE, _FLOAT64, _INT64, types.float64, types.int64
     )
 )
-def _segment(surfaces, bounds, lowest, slack, trie, scores, ids, unknown, unknown_id):
+def _segment(surfaces, bounds, lowest, slack, no_level, trie, scores, ids, unknown, unknown_id):
     """See `Lattice.segment`."""
     strings = len(bounds) - 1
-    packed = np.empty(4 * (bounds[strings] - bounds[0]), np.uint8)  # no more ids than bytes, none of five bytes
-    ends, counts = np.zeros(strings, np.int64), np.zeros(strings, np.int64)
-    sure = np.zeros(strings, np.bool_)
+    packed = np.empty(4 * bounds[strings] + 4, np.uint8)  # no more ids than bytes, none of more than four bytes
+    ends, counts, levels = np.zeros(strings, np.int64), np.zeros(strings, np.int64), np.zeros(strings, np.int64)
     longest = 0
     for string in range(strings):
         longest = max(longest, bounds[string + 1] - bounds[string])
-    best, second = np.empty(longest + 1, np.float64), np.empty(longest + 1, np.float64)
+    best, second = np.empty(longest + 1), np.empty(longest + 1)
     begins, pieces = np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
     size = 0
     for string in range(strings):
-        begin, end = bounds[string], bounds[string + 1]
-        fine, total, count, start = True, 0.0, 0, size
-        while begin < end and fine:
+        begin, end, start = bounds[string], bounds[string + 1], size
+        total, count, lead = 0.0, 0, np.inf
+        while begin < end:
             stop = begin + 1
             while stop < end and surfaces[stop] != 0x20:
                 stop += 1
             length = stop - begin
-            best[: length + 1] = -np.inf
-            second[: length + 1] = -np.inf
-            best[0] = 0.0
-            characters = 0
-            for place in range(length):
-                byte = surfaces[begin + place]
-                if byte & 0xC0 == 0x80:
-                    continue  # inside a character
-                characters += 1
-                width = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-                alone = False  # whether the character is a piece
-                node, after = 0, place
-                while after < length:
-                    child = trie[node, 0] + np.int64(surfaces[begin + after])
-                    if trie[node, 0] < 0 or trie[child, 1] != node:
-                        break
-                    node = child
-                    after += 1
-                    piece = trie[node, 2]
-                    if piece == NO_PIECE:
-                        continue
-                    if piece == USER_DEFINED:
-                        fine = False
-                        break
-                    alone = alone or after == place + width
-                    first, runner_up = best[place] + scores[piece], second[place] + scores[piece]
-                    if first > best[after]:
-                        # The second best ends as the best one does or as another one.
-                        second[after] = max(best[after], runner_up)
-                        best[after], begins[after], pieces[after] = first, place, piece
-                    else:  # as good as the best one at most
-                        second[after] = max(second[after], first)
-                if not fine:
-                    break
-                if not alone:  # a single character can always stand alone
-                    after = min(place + width, length)
-                    first, runner_up = best[place] + unknown, second[place] + unknown
-                    if first > best[after]:
-                        second[after] = max(best[after], runner_up)
-                        best[after], begins[after], pieces[after] = first, place, -1
-                    else:
-                        second[after] = max(second[after], first)
-            if not fine or not best[length] - second[length] > characters * slack:
-                fine = False
+            characters = _search(surfaces, begin, length, trie, scores, unknown, best, second, begins, pieces)
+            more = -1
+            if characters > 0:
+                more, size = _write(length, begins, pieces, ids, unknown_id, packed, size)
+            if more < 0:
+                lead = 0.0
                 break
             total += best[length]
-            # From the end to the beginning: the begin of each piece is where the one before ends.
-            place, following = length, -1
-            while place > 0:
-                before = begins[place]
-                begins[place] = following  # turned round
-                following, place = place, before
-            place, was_unknown = following, False
-            while place >= 0:
-                piece = pieces[place]
-                place = begins[place]
-                if piece < 0:
-                    if unknown_id < 0:
-                        fine = False
-                        break
-                    if was_unknown:
-                        continue  # a run of unknown characters is one id
-                    number = unknown_id
-                else:
-                    number = ids[piece]
-                was_unknown = piece < 0
-                while number > 127:
-                    packed[size] = number & 127 | 128
-                    number >>= 7
-                    size += 1
-                packed[size] = number
-                size += 1
-                count += 1
+            count += more
+            lead = min(lead, (best[length] - second[length]) / characters)  # for each character
             begin = stop
-        sure[string] = fine and total >= lowest[string]
-        if not sure[string]:
+        level = 0
+        while level < no_level and (lead <= slack or total < lowest[string]):
+            lead *= 2.0
+            level += 1
+        if level == no_level:
             size, count = start, 0
-        ends[string], counts[string] = size, count
-    return packed[:size].copy(), ends, counts, sure
+        ends[string], counts[string], levels[string] = size, count, level
+    return packed[:size].copy(), ends, counts, levels

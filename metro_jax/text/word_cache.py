@@ -31,14 +31,15 @@ from metro_jax.text.vocabulary import Vocabulary
 NORMALIZERS = frozenset({"nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"})
 
 # The pieces of a token of n characters and of the blank before it add up to -SCORE_PER_CHARACTER (n + 1) at least. So
-# the sums over a line of MAX_TEXT characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of
-# n characters has at most n additions, each off by half a step, and two paths are compared: n steps.
-MAX_TEXT = 1300
+# the sums over a line of 1300 characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of n
+# characters has at most n additions, each off by half a step, and two paths are compared: n steps. In lines of about
+# half as many characters the sums and the steps are half as large, and so on: levels 1 to 4.
+MAX_TEXT = np.array([1300, 681, 340, 169, 84, -1])  # characters of a line, by level; the last level is in no line
 SCORE_PER_CHARACTER = 12.0  # less than one token in a thousand has a lower score
-SLACK = 2.0**-10
+SLACK = 2.0**-10  # of level 0; half of that for each one more
 
-MAX_TOKENS = 1 << 20  # kept; about 50 MB
-TOKENS, LINES, NEW = 1 << 17, 1 << 15, 1 << 14  # tokens, lines and new tokens looked at together
+MAX_TOKENS = 1 << 20  # kept; about 60 MB
+TOKENS, LINES, NEW = 1 << 15, 1 << 13, 1 << 13  # tokens, lines and new tokens looked at together
 
 # In tokens that are never kept: blanks, half characters, the one character that grows when it is lower-cased, and NUL.
 _UNFIT = re.compile(f"[{BLANK}\ud800-\udfffİ\0]")
@@ -65,14 +66,14 @@ class WordCache:
         self.usable = keeps_words_apart(vocabulary)
         if self.usable:
             self._lattice = Lattice(vocabulary, -1 if vocabulary.unknown_needs_lookup else UNK)
-        self._tokens, self._records = np.empty(TOKENS, np.int32), np.empty(NEW, np.int32)
+        self._tokens, self._values = np.empty(TOKENS, np.uint64), np.empty(NEW, np.uint64)
         self._lines = np.empty((LINES, word_table.LINE_COLUMNS), np.int64)
         self._new = np.empty((NEW, word_table.TOKEN_COLUMNS), np.int64)
         self._forget()
 
     def _forget(self) -> None:
         self.kept, self._full = 0, 0  # tokens, and bytes of the store that are full
-        self._slots, self._store = np.zeros(1 << 16, np.uint64), np.empty(1 << 20, np.uint8)
+        self._slots, self._store = np.zeros((1 << 16, 2), np.uint64), np.empty(1 << 20, np.uint8)
 
     def encode_lines(self, text: bytes, *, skip_blank: bool = False) -> PackedLines:
         """The packed ids of the lines of a text (UTF-8), which line feeds end, each with its end.
@@ -90,13 +91,13 @@ class WordCache:
         """The lines from a place on, as many as are looked at together: where they end, and what PackedLines holds."""
         self._make_room()
         place, line_count, token_count, new_count = word_table.scan(
-            data, place, MAX_TEXT if self.usable else -1, self._slots, self._store, self._tokens, self._lines, self._new
+            data, place, MAX_TEXT[0] if self.usable else -1, self._slots, self._store, self._tokens, self._lines, self._new
         )
         if new_count:
             self._learn(data, self._new[:new_count])
         tokens, lines = self._tokens[:token_count], self._lines[:line_count]
         sizes, counts = np.empty((2, line_count), np.int64)
-        word_table.measure(tokens, self._records, lines, self._store, sizes, counts)
+        word_table.measure(tokens, self._values, lines, MAX_TEXT, sizes, counts)
         states = lines[:, word_table.STATE]
         rest = self._whole(data, lines, np.flatnonzero(states == word_table.WHOLE), sizes, counts)
         packed = word_table.join(tokens, lines, self._store, sizes, rest, self._end, skip_blank)
@@ -118,16 +119,17 @@ class WordCache:
     def _make_room(self) -> None:
         """For NEW tokens in the table. When it is full, those stay that were found again while they were in it."""
         if self.kept > MAX_TOKENS:
-            self._move(len(self._slots), all_of_them=False)
+            self._move(len(self._slots), used_only=True)
             if self.kept > MAX_TOKENS // 2:  # it would be full again too soon
                 self._forget()
         if len(self._slots) < 2 * (self.kept + NEW):
-            self._move(2 * len(self._slots), all_of_them=True)
+            self._move(2 * len(self._slots), used_only=False)
 
-    def _move(self, size: int, all_of_them: bool) -> None:
-        slots, store = np.zeros(size, np.uint64), np.empty_like(self._store)
-        self.kept, self._full = word_table.move(self._store, self._full, all_of_them, slots, store)
-        self._slots, self._store = slots, store
+    def _move(self, size: int, used_only: bool) -> None:
+        """Into a table with so many slots."""
+        slots, store = np.zeros((size, 2), np.uint64), np.empty_like(self._store) if used_only else self._store
+        self.kept, full = word_table.move(self._slots, self._store, used_only, slots, store)
+        self._slots, self._store, self._full = slots, store, full if used_only else self._full
 
     def _learn(self, data: np.ndarray, new: np.ndarray) -> None:
         """Finds the ids of new tokens."""
@@ -147,16 +149,15 @@ class WordCache:
 
     def _keep(self, data: np.ndarray, new: np.ndarray, rows: np.ndarray, surfaces: np.ndarray, ends: np.ndarray,
               characters: np.ndarray, fit: np.ndarray | None) -> None:  # fmt: skip
-        """Segments the words of these new tokens and keeps their ids; the ids of those that are not fit are odd."""
+        """Segments the words of these new tokens and keeps their ids; those that are not fit are in no line."""
         lowest = -SCORE_PER_CHARACTER * (characters + 1)
-        segments = self._lattice.segment(surfaces, np.append(0, ends), lowest, SLACK)
-        lengths = new[rows, word_table.TOKEN_LENGTH]
-        needed = self._full + int(lengths.sum()) + len(segments.packed) + word_table.HEADER * len(rows)
+        segments = self._lattice.segment(surfaces, np.append(0, ends), lowest, SLACK, word_table.LEVELS)
+        needed = self._full + int(new[rows, word_table.TOKEN_LENGTH].sum()) + len(segments.packed)
         if needed > len(self._store):
             self._store = np.concatenate([self._store, np.empty(needed, np.uint8)])
-        sure = segments.sure if fit is None else segments.sure & fit
-        self._full = word_table.learn(data, new, rows, segments.packed, segments.ends, segments.counts, sure,
-                                      self._slots, self._store, self._full, self._records)  # fmt: skip
+        levels = segments.levels if fit is None else np.where(fit, segments.levels, word_table.LEVELS)
+        self._full = word_table.learn(data, new, rows, segments.packed, segments.ends, segments.counts, levels,
+                                      self._slots, self._store, self._full, self._values)  # fmt: skip
         self.kept += len(rows)
 
     def _surfaces(self, tokens: list[str]) -> list[str | None]:

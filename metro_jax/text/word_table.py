@@ -1,8 +1,15 @@
 """A table of tokens and their packed ids, and the ways through a text with it: kernels over bytes, no Python per line.
 
-A record of `store` is LENGTH (of the token), SIZE (of its packed ids), COUNT (of ids) and FLAGS, a byte each, then the
-token, then its ids. A slot of `slots` is empty (0) or holds 32 bits of the token's hash, and 32 bits that say where its
-record begins, plus 1. A slot whose token is not learnt yet says, with the highest of these 32 bits set, which one it is.
+A slot of the table is two numbers of 64 bits: the key and the value of a token. The key of a token of at most eight bytes
+is the token itself, that of others a hash of it. The value holds, from the lowest bits on:
+
+    32 bits  PAYLOAD: the packed ids of a token of at most eight bytes, if there are at most four bytes of them. Otherwise
+             the place of a record in the store: the token, if it has more than eight bytes, then its packed ids.
+             Of a token that is not learnt yet (NEW) its number among the new ones.
+     8 bits  SIZE, of the packed ids
+     8 bits  COUNT, of the ids
+     8 bits  LENGTH, of the token; 0 in an empty slot
+     8 bits  LEVEL (how long the line may be, see `word_cache`), USED (it was found again), NEW
 """
 
 import numpy as np
@@ -10,12 +17,11 @@ from numba import njit, types
 
 from metro_jax.text.jit import BYTES, kernel
 
-HEADER = 4  # bytes of a record before the token
 MAX_LENGTH = 200  # bytes of a token; longer ones hardly come twice
-ODD, USED = 1, 2  # flags: ids depend on what stands before; was found again
+LEVELS = 5  # a token of this level is in no line of which the ids could be joined
 BLANK, WORDS, WHOLE = 0, 1, 2  # a line of whitespace, one to be joined from its tokens, one to be encoded as a whole
-LINE_BEGIN, LINE_END, FIRST_TOKEN, LAST_TOKEN, STATE = range(5)  # columns of lines
-LINE_COLUMNS = 5
+LINE_BEGIN, LINE_END, CHARACTERS, FIRST_TOKEN, LAST_TOKEN, STATE = range(6)  # columns of lines
+LINE_COLUMNS = 6
 TOKEN_BEGIN, TOKEN_LENGTH, SLOT = range(3)  # columns of new tokens
 TOKEN_COLUMNS = 3
 
@@ -27,14 +33,16 @@ _KINDS[ord("\n")] = _LINE_FEED
 _KINDS[0x80:0xC0] = _INSIDE
 _KINDS[[0xC2, 0xE1, 0xE2, 0xE3]] = _PERHAPS_SPACE
 
-# FNV-1a over the bytes (Fowler, Noll, Vo), then spread over all bits (Knuth, TAOCP 6.4: 2^64 by the golden ratio).
-_BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-_SPREAD, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
-_LOW, _NEW = np.uint64(0xFFFFFFFF), np.uint64(0x80000000)
-_ONE, _EMPTY = np.uint64(1), np.uint64(0)
+_KEY, _VALUE = 0, 1  # columns of slots
+_SHORT, _INLINE = 8, 4  # bytes of a token that is its own key, and of ids in the value
+_SIZE, _COUNT, _LENGTH, _LEVEL = (np.uint64(shift) for shift in (32, 40, 48, 56))
+_USED, _NEW = np.uint64(1 << 60), np.uint64(1 << 61)
+_PAYLOAD, _BYTE, _LOW_LEVEL = np.uint64(0xFFFFFFFF), np.uint64(0xFF), np.uint64(7)
+_EMPTY, _EIGHT, _HALF, _WIDTH = np.uint64(0), np.uint64(8), np.uint64(32), np.uint64(64)
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio (Knuth, TAOCP 6.4)
 
-_SLOTS, _LINES = types.uint64[::1], types.int64[:, ::1]
-_INT32, _INT64, _UINT8 = types.int32[::1], types.int64[::1], types.uint8[::1]
+_SLOTS, _LINES = types.uint64[:, ::1], types.int64[:, ::1]
+_UINT8, _INT64, _UINT64 = types.uint8[::1], types.int64[::1], types.uint64[::1]
 
 
 @njit(error_model="numpy")
@@ -92,6 +100,19 @@ def _apostrophe(data, begin, end):
 
 
 @njit(error_model="numpy")
+def _field(value, shift):
+    """A number of eight bits in a value."""
+    return np.int64(value >> shift & _BYTE)
+
+
+@njit(error_model="numpy")
+def _first_slot(key, slots):
+    """Where the search for a key begins; the number of slots is a power of two."""
+    mixed = (key ^ key >> _HALF) * _SPREAD
+    return np.int64(mixed >> _HALF) & (len(slots) - 1)
+
+
+@njit(error_model="numpy")
 def _same(data, begin, other, start, length):
     for place in range(length):
         if data[begin + place] != other[start + place]:
@@ -100,194 +121,193 @@ def _same(data, begin, other, start, length):
 
 
 @njit(error_model="numpy")
-def _find(data, begin, length, mixed, slots, store, new):
-    """The slot of a token, or the empty one where it would go."""
-    mask = len(slots) - 1
-    slot = np.int64(mixed >> _HALF) & mask
-    tag = mixed & _LOW
+def _look_up(data, begin, length, key, slots, store, new, known):
+    """The value of a token, and how many new ones there are with it."""
+    slot = _first_slot(key, slots)
     while True:
-        content = slots[slot]
-        if content == _EMPTY:
-            return slot
-        if content >> _HALF == tag:
-            low = content & _LOW
-            if low & _NEW:
-                row = np.int64(low & ~_NEW) - 1
-                if new[row, TOKEN_LENGTH] == length and _same(data, begin, data, new[row, TOKEN_BEGIN], length):
-                    return slot
-            else:
-                record = np.int64(low) - 1
-                if store[record] == length and _same(data, begin, store, record + HEADER, length):
-                    return slot
-        slot = slot + 1 & mask
+        value = slots[slot, _VALUE]
+        if value == _EMPTY:
+            new[known, TOKEN_BEGIN], new[known, TOKEN_LENGTH], new[known, SLOT] = begin, length, slot
+            value = np.uint64(known) | np.uint64(length) << _LENGTH | _NEW
+            slots[slot, _KEY], slots[slot, _VALUE] = key, value
+            return value, known + 1
+        if slots[slot, _KEY] == key and _field(value, _LENGTH) == length:
+            payload = np.int64(value & _PAYLOAD)
+            if value & _NEW:
+                if length <= _SHORT or _same(data, begin, data, new[payload, TOKEN_BEGIN], length):
+                    return value, known
+            elif length <= _SHORT or _same(data, begin, store, payload, length):
+                if not value & _USED:
+                    slots[slot, _VALUE] = value | _USED
+                return value, known
+        slot = slot + 1 & len(slots) - 1
 
 
 @njit(error_model="numpy")
-def _look_up(data, begin, length, mixed, slots, store, new, known):
-    """The number of a token for `tokens` (see `scan`), and how many new ones there are with it."""
-    slot = _find(data, begin, length, mixed, slots, store, new)
-    low = slots[slot] & _LOW
-    if low == _EMPTY:
-        new[known, TOKEN_BEGIN], new[known, TOKEN_LENGTH], new[known, SLOT] = begin, length, slot
-        known += 1
-        slots[slot] = (mixed & _LOW) << _HALF | _NEW | np.uint64(known)
-        return -known, known
-    if low & _NEW:
-        return -np.int64(low & ~_NEW), known
-    record = np.int64(low) - 1
-    if not store[record + 3] & USED:
-        store[record + 3] |= USED
-    return record, known
+def _token(data, place):
+    """The end of the token that begins at a place, its key, and how many of its bytes are inside characters."""
+    start, inside, word, folded = place, 0, _EMPTY, _EMPTY
+    while place < len(data):
+        byte = data[place]
+        kind = _KINDS[byte]
+        if kind != _ORDINARY:
+            if kind <= _LINE_FEED or (kind == _PERHAPS_SPACE and _space(data, place)):
+                break
+            inside += kind == _INSIDE
+        if place - start & _SHORT - 1 == 0 and place > start:
+            folded = (folded ^ word ^ folded >> _HALF) * _SPREAD
+            word = _EMPTY
+        word = word << _EIGHT | np.uint64(byte)
+        place += 1
+    if place - start > _SHORT:
+        word = (folded ^ word ^ folded >> _HALF) * _SPREAD
+    return place, word, inside
 
 
-@kernel(
-    types.UniTuple(types.int64, 4)(BYTES, types.int64, types.int64, _SLOTS, _UINT8, _INT32, _LINES, types.int64[:, ::1])
-)
+@kernel(types.UniTuple(types.int64, 4)(BYTES, types.int64, types.int64, _SLOTS, _UINT8, _UINT64, _LINES, _LINES))
 def scan(data, place, longest, slots, store, tokens, lines, new):
     """Reads lines from a place on, as many as there is room for in the arrays, and looks their tokens up.
 
-    Fills `lines` (columns above), `tokens` (where the record of each begins; -1 - i for the new one number i) and `new`.
-    Lines of more than `longest` characters have no tokens. Returns the place where it stopped and how many of the three
-    there are. There is room for a line when `longest` tokens fit.
+    Fills `lines` (columns above), `tokens` (the value of each) and `new` (columns above). Lines of more than `longest`
+    characters have no tokens. Returns the place where it stopped and how many of the three there are. There is room for
+    a line when `longest` tokens fit.
     """
     count_lines = count_tokens = known = 0
-    size = len(data)
-    while place < size and count_lines < len(lines):
+    while place < len(data) and count_lines < len(lines):
         if count_tokens + longest + 1 > len(tokens) or known + longest + 1 > len(new):
             break
         begin, first, inside, state, quoted = place, count_tokens, 0, BLANK, False
-        while place < size and data[place] != 0x0A:
+        while place < len(data) and data[place] != 0x0A:
             kind = _KINDS[data[place]]
             if kind == _SPACE:
                 place += 1
                 continue
-            if kind == _PERHAPS_SPACE:
-                width = _space(data, place)
-                if width:
-                    place += width
-                    inside += width - 1
-                    continue
-            start, mixed = place, _BASIS
-            while place < size:
-                byte = data[place]
-                kind = _KINDS[byte]
-                if kind != _ORDINARY:
-                    if kind <= _LINE_FEED or (kind == _PERHAPS_SPACE and _space(data, place)):
-                        break
-                    inside += kind == _INSIDE
-                mixed = (mixed ^ np.uint64(byte)) * _PRIME
-                place += 1
-            length = place - start
-            if length > MAX_LENGTH or place - begin - inside > longest or (quoted and _joins(data, start, place)):
+            width = _space(data, place) if kind == _PERHAPS_SPACE else 0
+            if width:
+                place += width
+                inside += width - 1
+                continue
+            start = place
+            place, key, more = _token(data, start)
+            inside += more
+            state = WORDS
+            if place - start > MAX_LENGTH or place - begin - inside > longest or quoted and _joins(data, start, place):
                 state = WHOLE
                 break
-            state = WORDS
             quoted = _apostrophe(data, start, place)
-            mixed = (mixed ^ (mixed >> _HALF)) * _SPREAD
-            tokens[count_tokens], known = _look_up(data, start, length, mixed, slots, store, new, known)
+            value, known = _look_up(data, start, place - start, key, slots, store, new, known)
+            tokens[count_tokens] = value
             count_tokens += 1
-        while place < size and data[place] != 0x0A:
+        while place < len(data) and data[place] != 0x0A:  # the rest of a line that is encoded as a whole
             place += 1
-        if state == WHOLE:
-            count_tokens = first
-        elif place - begin - inside > longest and state == WORDS:  # whitespace at the end
+        characters = place - begin - inside
+        if state == WHOLE or (state == WORDS and characters > longest):
             state, count_tokens = WHOLE, first
         lines[count_lines, LINE_BEGIN], lines[count_lines, LINE_END] = begin, place
         lines[count_lines, FIRST_TOKEN], lines[count_lines, LAST_TOKEN] = first, count_tokens
-        lines[count_lines, STATE] = state
+        lines[count_lines, CHARACTERS], lines[count_lines, STATE] = characters, state
         count_lines += 1
         place += 1  # the line feed
-    return min(place, size), count_lines, count_tokens, known
+    return min(place, len(data)), count_lines, count_tokens, known
 
 
-@kernel(
-    types.int64(
-        BYTES, types.int64[:, ::1], _INT64, _UINT8, _INT64, _INT64, types.boolean[::1], _SLOTS, _UINT8, types.int64, _INT32
-    )
-)
-def learn(data, new, rows, packed, ends, counts, sure, slots, store, size, records):
-    """Puts the new tokens with these rows into the store, of which `size` bytes are full; returns how many are then.
+@kernel(types.int64(BYTES, _LINES, _INT64, _UINT8, _INT64, _INT64, _INT64, _SLOTS, _UINT8, types.int64, _UINT64))
+def learn(data, new, rows, packed, ends, counts, levels, slots, store, size, values):
+    """Puts the new tokens with these rows into the table; `values` is told the value of each.
 
-    Their ids are in `packed` up to `ends`; those that are not `sure` become odd. `records` is told where each begins.
+    Their ids are in `packed` up to `ends`. Of the store `size` bytes are full; returns how many are then.
     """
     begin = 0
     for index in range(len(rows)):
-        row = rows[index]
-        end = ends[index]
-        source, length, slot = new[row, TOKEN_BEGIN], new[row, TOKEN_LENGTH], new[row, SLOT]
-        odd = not sure[index] or end - begin > 255 or counts[index] > 255
-        width = 0 if odd else end - begin
-        store[size], store[size + 1], store[size + 2], store[size + 3] = length, width, 0, ODD
-        if not odd:
-            store[size + 2], store[size + 3] = counts[index], 0
-        records[row] = size
-        slots[slot] = (slots[slot] >> _HALF) << _HALF | np.uint64(size + 1)
-        size += HEADER
-        for place in range(length):
-            store[size + place] = data[source + place]
-        size += length
-        for place in range(width):
-            store[size + place] = packed[begin + place]
-        size += width
+        row, end = rows[index], ends[index]
+        source, length, width, count, level = new[row, 0], new[row, 1], end - begin, counts[index], levels[index]
+        if width > 255 or count > 255:
+            width, count, level = 0, 0, LEVELS
+        if length <= _SHORT and width <= _INLINE:
+            payload = 0
+            for place in range(width):
+                payload |= np.int64(packed[begin + place]) << 8 * place
+        else:
+            payload = size
+            if length > _SHORT:
+                for place in range(length):
+                    store[size + place] = data[source + place]
+                size += length
+            for place in range(width):
+                store[size + place] = packed[begin + place]
+            size += width
+        value = np.uint64(payload) | np.uint64(width) << _SIZE | np.uint64(count) << _COUNT
+        values[row] = value | np.uint64(length) << _LENGTH | np.uint64(level) << _LEVEL
+        slots[new[row, SLOT], _VALUE] = values[row]
         begin = end
     return size
 
 
-@kernel(types.UniTuple(types.int64, 2)(_UINT8, types.int64, types.boolean, _SLOTS, _UINT8))
-def move(store, size, all_of_them, slots, to):
-    """Moves the tokens of a store into an empty table; without `all_of_them` those that were found again since they
-    were put in or last moved in this way. Returns the number of tokens and the bytes they take."""
-    mask = len(slots) - 1
-    count = place = record = 0
-    while record < size:
-        length = np.int64(store[record])
-        end = record + HEADER + length + np.int64(store[record + 1])
-        if all_of_them or store[record + 3] & USED:
-            mixed = _BASIS
-            for index in range(record + HEADER, record + HEADER + length):
-                mixed = (mixed ^ np.uint64(store[index])) * _PRIME
-            mixed = (mixed ^ (mixed >> _HALF)) * _SPREAD
-            slot = np.int64(mixed >> _HALF) & mask
-            while slots[slot] != _EMPTY:
-                slot = slot + 1 & mask
-            slots[slot] = (mixed & _LOW) << _HALF | np.uint64(place + 1)
-            for index in range(end - record):
-                to[place + index] = store[record + index]
-            if not all_of_them:
-                to[place + 3] &= ~USED & 255
-            place += end - record
-            count += 1
-        record = end
-    return count, place
+@njit(error_model="numpy")
+def _record_size(value):
+    """Bytes that a token has in the store."""
+    length, size = _field(value, _LENGTH), _field(value, _SIZE)
+    return length + size if length > _SHORT else 0 if size <= _INLINE else size
 
 
-@kernel(types.void(_INT32, _INT32, _LINES, _UINT8, _INT64, _INT64))
-def measure(tokens, records, lines, store, sizes, counts):
-    """Bytes and number of the ids of each line; lines with an odd token become whole ones. New tokens are learnt."""
+@kernel(types.UniTuple(types.int64, 2)(_SLOTS, _UINT8, types.boolean, _SLOTS, _UINT8))
+def move(slots, store, used_only, new_slots, new_store):
+    """Moves a table into an empty one. Returns the number of tokens and the bytes of the new store that are full.
+
+    With `used_only` only the tokens are moved that were found again since they were put in, or last moved in this way;
+    otherwise nothing is written to the new store, since the old one goes on.
+    """
+    count = full = 0
+    for slot in range(len(slots)):
+        value = slots[slot, _VALUE]
+        if value == _EMPTY or (used_only and not value & _USED):
+            continue
+        if used_only:
+            size, payload = _record_size(value), np.int64(value & _PAYLOAD)
+            if size:
+                for place in range(size):
+                    new_store[full + place] = store[payload + place]
+                value = value & ~_PAYLOAD | np.uint64(full)
+                full += size
+            value &= ~_USED
+        to = _first_slot(slots[slot, _KEY], new_slots)
+        while new_slots[to, _VALUE] != _EMPTY:
+            to = to + 1 & len(new_slots) - 1
+        new_slots[to, _KEY], new_slots[to, _VALUE] = slots[slot, _KEY], value
+        count += 1
+    return count, full
+
+
+@kernel(types.void(_UINT64, _UINT64, _LINES, _INT64, _INT64, _INT64))
+def measure(tokens, values, lines, limits, sizes, counts):
+    """Bytes and number of the ids of each line. New tokens are learnt, and get their values here.
+
+    Lines with a token of a level of which a line may have at most `limits[level]` characters become whole ones if they
+    have more.
+    """
     for line in range(len(lines)):
-        size = count = 0
+        size, count, level = 0, 0, 0
         if lines[line, STATE] == WORDS:
             for index in range(lines[line, FIRST_TOKEN], lines[line, LAST_TOKEN]):
-                record = np.int64(tokens[index])
-                if record < 0:
-                    record = np.int64(records[-record - 1])
-                    tokens[index] = record
-                if store[record + 3] & ODD:
-                    lines[line, STATE] = WHOLE
-                    size = count = 0
-                    break
-                size += np.int64(store[record + 1])
-                count += np.int64(store[record + 2])
+                value = tokens[index]
+                if value & _NEW:
+                    value = values[np.int64(value & _PAYLOAD)]
+                    tokens[index] = value
+                size += _field(value, _SIZE)
+                count += _field(value, _COUNT)
+                level = max(level, np.int64(value >> _LEVEL & _LOW_LEVEL))
+            if lines[line, CHARACTERS] > limits[level]:
+                lines[line, STATE] = WHOLE
         sizes[line], counts[line] = size, count
 
 
-@kernel(_UINT8(_INT32, _LINES, _UINT8, _INT64, BYTES, types.int64, types.boolean))
-def join(tokens, lines, store, sizes, rest, end, blank):
+@kernel(_UINT8(_UINT64, _LINES, _UINT8, _INT64, BYTES, types.int64, types.boolean))
+def join(tokens, lines, store, sizes, rest, end, skip_blank):
     """The packed ids of lines with `end` after each: those of their tokens, and `rest` for whole lines, `sizes` bytes.
 
-    Lines of whitespace have nothing but the end, and with `blank` not even that.
+    Lines of whitespace have nothing but the end, and with `skip_blank` not even that.
     """
-    total = len(lines)
+    total = len(lines) + _INLINE
     for line in range(len(lines)):
         total += sizes[line]
     packed = np.empty(total, np.uint8)
@@ -301,12 +321,18 @@ def join(tokens, lines, store, sizes, rest, end, blank):
             begin += sizes[line]
         elif state == WORDS:
             for index in range(lines[line, FIRST_TOKEN], lines[line, LAST_TOKEN]):
-                record = np.int64(tokens[index])
-                source = record + HEADER + np.int64(store[record])
-                for byte in range(np.int64(store[record + 1])):
-                    packed[place + byte] = store[source + byte]
-                place += np.int64(store[record + 1])
-        if state != BLANK or not blank:
+                value = tokens[index]
+                payload = np.int64(value & _PAYLOAD)
+                size, length = _field(value, _SIZE), _field(value, _LENGTH)
+                if length <= _SHORT and size <= _INLINE:
+                    for byte in range(_INLINE):  # what is too much is written over
+                        packed[place + byte] = payload >> 8 * byte
+                else:
+                    source = payload + length if length > _SHORT else payload
+                    for byte in range(size):
+                        packed[place + byte] = store[source + byte]
+                place += size
+        if state != BLANK or not skip_blank:
             packed[place] = end
             place += 1
     return packed[:place]

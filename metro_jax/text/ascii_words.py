@@ -3,9 +3,9 @@
 import string
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from metro_jax.text.jit import BYTES, kernel
+from metro_jax.text.jit import BYTES, helper, kernel
 
 _BLANK, _TICK, _QUOTE, _DOUBLE = 0x20, ord("`"), ord("'"), ord('"')
 _OTHER, _LETTER, _CAPITAL, _DIGIT, _PUNCTUATION = range(5)
@@ -20,13 +20,13 @@ for _kind, _characters in (
     _KINDS[[ord(_character) for _character in _characters]] = _kind
 
 
-@njit(error_model="numpy")
+@helper
 def _ends_word(token, place, size):
     r"""Whether a word ends before a place: `\b` after a letter."""
     return place >= size or (_KINDS[token[place]] == _PUNCTUATION and token[place] != ord("_"))
 
 
-@njit(error_model="numpy")
+@helper
 def _contraction(token, place, size):
     """Length of the contraction that begins at a place after an apostrophe, 0 if there is none."""
     first = token[place] | 0x20  # in lower case
@@ -44,7 +44,7 @@ def _contraction(token, place, size):
     return 2 if (first == ord("r") or first == ord("v")) and second == ord("e") else 0
 
 
-@njit(error_model="numpy")
+@helper
 def _write(token, size, surfaces, place, lower):
     """Writes the words of a token, whose quotes are replaced, each with a blank before it; the place after them."""
     core, tail = 0, size

@@ -33,6 +33,15 @@ def kernel(*signatures: Any) -> Callable[[Callable], Any]:
     return compiled
 
 
+def helper(function: Callable) -> Any:
+    """A function for kernels of the same file, compiled into them; it may make no arrays.
+
+    numba counts the references to every array that a function is given, with instructions that cost more than most
+    helpers do. Those that make none can do without (`_nrt`, as numba itself has it for its functions on strings).
+    """
+    return numba.njit(error_model="numpy", _nrt=False)(function)
+
+
 class OnCompiling(event.Listener):
     """Calls a function once, when something is compiled that was not kept on disk; to be used in a `with` statement."""
 

@@ -6,9 +6,9 @@ SentencePiece tells the best one alone; asking it for two costs several times as
 import dataclasses
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from metro_jax.text.jit import BYTES, kernel
+from metro_jax.text.jit import BYTES, helper, kernel
 from metro_jax.text.vocabulary import Vocabulary
 
 BLANK = "▁"
@@ -130,7 +130,7 @@ def _build(names, bounds, values):
     return nodes
 
 
-@njit(error_model="numpy")
+@helper
 def _step(place, after, score, piece, best, second, begins, pieces):
     """Goes from a place to the one after a piece, if that is the best way there or the second best."""
     first, runner_up = best[place] + score, second[place] + score
@@ -142,7 +142,7 @@ def _step(place, after, score, piece, best, second, begins, pieces):
         second[after] = max(second[after], first)
 
 
-@njit(error_model="numpy")
+@helper
 def _search(surfaces, begin, length, trie, scores, unknown, best, second, begins, pieces):
     """Finds the ways through a word; its number of characters, or -1 when it has a user-defined piece."""
     best[: length + 1], second[: length + 1], best[0] = -np.inf, -np.inf, 0.0
@@ -171,7 +171,7 @@ def _search(surfaces, begin, length, trie, scores, unknown, best, second, begins
     return characters
 
 
-@njit(error_model="numpy")
+@helper
 def _write(length, begins, pieces, ids, unknown_id, packed, size):
     """Writes the ids of the best way through a word; how many they are, and the size of `packed` with them.
 

@@ -13,9 +13,9 @@ is the token itself, that of others a hash of it. The value holds, from the lowe
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from metro_jax.text.jit import BYTES, kernel
+from metro_jax.text.jit import BYTES, helper, kernel
 
 MAX_LENGTH = 200  # bytes of a token; longer ones hardly come twice
 LEVELS = 5  # a token of this level is in no line of which the ids could be joined
@@ -45,7 +45,7 @@ _SLOTS, _LINES = types.uint64[:, ::1], types.int64[:, ::1]
 _UINT8, _INT64, _UINT64 = types.uint8[::1], types.int64[::1], types.uint64[::1]
 
 
-@njit(error_model="numpy")
+@helper
 def _space(data, place):
     """Length of the whitespace character (beyond ASCII) at a place, 0 if there is none."""
     first = data[place]
@@ -67,14 +67,14 @@ def _space(data, place):
     return 3 if second == 0x80 and (third <= 0x8A or third == 0xA8 or third == 0xA9 or third == 0xAF) else 0
 
 
-@njit(error_model="numpy")
+@helper
 def _letter_or_digit(byte):
     """Whether an ASCII character is one."""
     lower = byte | 0x20
     return 0x30 <= byte <= 0x39 or 0x61 <= lower <= 0x7A
 
 
-@njit(error_model="numpy")
+@helper
 def _joins(data, begin, end):
     """Whether the normaliser might join this token to an apostrophe at the end of the one before."""
     first = data[begin] | 0x20
@@ -88,7 +88,7 @@ def _joins(data, begin, end):
     return False
 
 
-@njit(error_model="numpy")
+@helper
 def _apostrophe(data, begin, end):
     """Whether a token ends in an apostrophe or in what becomes one: ' ‘ ’ ´."""
     last = data[end - 1]
@@ -99,20 +99,20 @@ def _apostrophe(data, begin, end):
     return (last == 0x98 or last == 0x99) and end - begin >= 3 and data[end - 2] == 0x80 and data[end - 3] == 0xE2
 
 
-@njit(error_model="numpy")
+@helper
 def _field(value, shift):
     """A number of eight bits in a value."""
     return np.int64(value >> shift & _BYTE)
 
 
-@njit(error_model="numpy")
+@helper
 def _first_slot(key, slots):
     """Where the search for a key begins; the number of slots is a power of two."""
     mixed = (key ^ key >> _HALF) * _SPREAD
     return np.int64(mixed >> _HALF) & (len(slots) - 1)
 
 
-@njit(error_model="numpy")
+@helper
 def _same(data, begin, other, start, length):
     for place in range(length):
         if data[begin + place] != other[start + place]:
@@ -120,7 +120,7 @@ def _same(data, begin, other, start, length):
     return True
 
 
-@njit(error_model="numpy")
+@helper
 def _look_up(data, begin, length, key, slots, store, new, known):
     """The value of a token, and how many new ones there are with it."""
     slot = _first_slot(key, slots)
@@ -143,7 +143,7 @@ def _look_up(data, begin, length, key, slots, store, new, known):
         slot = slot + 1 & len(slots) - 1
 
 
-@njit(error_model="numpy")
+@helper
 def _token(data, place):
     """The end of the token that begins at a place, its key, and how many of its bytes are inside characters."""
     start, inside, word, folded = place, 0, _EMPTY, _EMPTY
@@ -243,7 +243,7 @@ def learn(data, new, rows, packed, ends, counts, levels, slots, store, size, val
     return size
 
 
-@njit(error_model="numpy")
+@helper
 def _record_size(value):
     """Bytes that a token has in the store."""
     length, size = _field(value, _LENGTH), _field(value, _SIZE)

@@ -8,14 +8,14 @@ import itertools
 import struct
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 try:
     import google_crc32c
 except ImportError as error:
     raise ImportError(f"{error}: preparing text needs more packages: pip install 'metro_jax[data]'") from error
 
-from metro_jax.text.jit import BYTES, kernel
+from metro_jax.text.jit import BYTES, helper, kernel
 
 _MASK_DELTA = 0xA282EAD8  # of the masked checksum, in the definition of the format
 _IDS, _LENGTHS = (np.frombuffer(name, np.uint8) for name in (b"ids", b"line_lengths"))
@@ -45,7 +45,7 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF)
 
 
-@njit(error_model="numpy")
+@helper
 def _varint_size(number):
     size = 1
     while number > 127:
@@ -54,7 +54,7 @@ def _varint_size(number):
     return size
 
 
-@njit(error_model="numpy")
+@helper
 def _put(number, out, place):
     """Writes a number as protocol buffers do; the place after it."""
     while number > 127:
@@ -65,7 +65,7 @@ def _put(number, out, place):
     return place + 1
 
 
-@njit(error_model="numpy")
+@helper
 def _entry_size(name, size):
     """Bytes of an entry of the map of features, without its own tag and length, for `size` bytes of numbers."""
     values = 1 + _varint_size(size) + size
@@ -73,7 +73,7 @@ def _entry_size(name, size):
     return 2 + len(name) + 1 + _varint_size(feature) + feature
 
 
-@njit(error_model="numpy")
+@helper
 def _put_entry(name, size, out, place):
     """Writes an entry (name and Int64List) up to its numbers; the place where they go."""
     values = 1 + _varint_size(size) + size

@@ -39,7 +39,7 @@ SCORE_PER_CHARACTER = 12.0  # less than one token in a thousand has a lower scor
 SLACK = 2.0**-10  # of level 0; half of that for each one more
 
 MAX_TOKENS = 1 << 20  # kept; about 60 MB
-TOKENS, LINES, NEW = 1 << 15, 1 << 13, 1 << 13  # tokens, lines and new tokens looked at together
+TOKENS, LINES, NEW = 1 << 16, 1 << 14, 1 << 14  # tokens, lines and new tokens looked at together
 
 # In tokens that are never kept: blanks, half characters, the one character that grows when it is lower-cased, and NUL.
 _UNFIT = re.compile(f"[{BLANK}\ud800-\udfffİ\0]")

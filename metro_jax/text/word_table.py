@@ -38,7 +38,8 @@ _SHORT, _INLINE = 8, 4  # bytes of a token that is its own key, and of ids in th
 _SIZE, _COUNT, _LENGTH, _LEVEL = (np.uint64(shift) for shift in (32, 40, 48, 56))
 _USED, _NEW = np.uint64(1 << 60), np.uint64(1 << 61)
 _PAYLOAD, _BYTE, _LOW_LEVEL = np.uint64(0xFFFFFFFF), np.uint64(0xFF), np.uint64(7)
-_EMPTY, _EIGHT, _HALF, _WIDTH = np.uint64(0), np.uint64(8), np.uint64(32), np.uint64(64)
+_EMPTY, _ONE, _SEVEN, _EIGHT, _HALF, _LAST_BYTE = (np.uint64(number) for number in (0, 1, 7, 8, 32, 56))
+_ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)  # the lowest and highest bits of bytes
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio (Knuth, TAOCP 6.4)
 
 _SLOTS, _LINES = types.uint64[:, ::1], types.int64[:, ::1]
@@ -144,9 +145,48 @@ def _look_up(data, begin, length, key, slots, store, new, known):
 
 
 @helper
+def _fold(folded, word):
+    """A hash of words that were folded before and of one more."""
+    return (folded ^ word ^ folded >> _HALF) * _SPREAD
+
+
+@helper
 def _token(data, place):
-    """The end of the token that begins at a place, its key, and how many of its bytes are inside characters."""
-    start, inside, word, folded = place, 0, _EMPTY, _EMPTY
+    """The end of the token that begins at a place, its key, and how many of its bytes are inside characters.
+
+    Takes eight bytes at a time. The bit tricks for the first byte below 0x21 are exact up to that byte.
+    """
+    start, folded, only = np.uint64(place), _EMPTY, _EMPTY
+    here = start
+    while here + _EIGHT <= np.uint64(len(data)):
+        word = np.uint64(data[here])
+        for byte in range(1, 8):
+            word |= np.uint64(data[here + np.uint64(byte)]) << np.uint64(8 * byte)
+        ends = (word - _ONES * np.uint64(0x21) & ~word | word) & _HIGHS
+        if ends == _EMPTY:
+            folded, only = _fold(folded, word), word
+            here += _EIGHT
+            continue
+        below = ((ends & ~ends + _ONE) >> _SEVEN) - _ONE  # the bits of the bytes before the lowest of these
+        count = (below & _ONES) * _ONES >> _LAST_BYTE
+        kind = _KINDS[data[here + count]]
+        if kind != _SPACE and kind != _LINE_FEED:
+            break  # a character beyond ASCII, or one that cannot be seen
+        word &= (_ONE << count * _EIGHT) - _ONE
+        here += count
+        length = here - start
+        if length > _EIGHT:
+            word = _fold(folded, word)
+        elif length == _EIGHT:
+            word = only
+        return np.int64(here), word, 0
+    return _any_token(data, place)
+
+
+@helper
+def _any_token(data, place):
+    """`_token` byte by byte, for tokens with any characters and at the end of the data."""
+    start, inside, word, folded, only = place, 0, _EMPTY, _EMPTY, _EMPTY
     while place < len(data):
         byte = data[place]
         kind = _KINDS[byte]
@@ -154,13 +194,15 @@ def _token(data, place):
             if kind <= _LINE_FEED or (kind == _PERHAPS_SPACE and _space(data, place)):
                 break
             inside += kind == _INSIDE
-        if place - start & _SHORT - 1 == 0 and place > start:
-            folded = (folded ^ word ^ folded >> _HALF) * _SPREAD
-            word = _EMPTY
-        word = word << _EIGHT | np.uint64(byte)
+        shift = np.uint64(place - start & _SHORT - 1) * _EIGHT
+        word |= np.uint64(byte) << shift
         place += 1
+        if place - start & _SHORT - 1 == 0:
+            folded, only, word = _fold(folded, word), word, _EMPTY
     if place - start > _SHORT:
-        word = (folded ^ word ^ folded >> _HALF) * _SPREAD
+        word = _fold(folded, word)
+    elif place - start == _SHORT:
+        word = only
     return place, word, inside
 
 

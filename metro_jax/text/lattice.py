@@ -15,7 +15,7 @@ BLANK = "▁"
 UNKNOWN_PENALTY = 10.0  # SentencePiece scores an unknown character this much below the worst piece
 NO_PIECE, USER_DEFINED = -1, -2  # where a trie has no piece, and one that the lattice cannot score
 _ROOM = 256  # of a node in a trie: one place for each byte
-_TRIES = 64  # places looked at for the children of a node before they go to the end
+_TRIES = 16  # places looked at for the children of a node before they go to the end
 
 _INT32, _INT64, _FLOAT64 = types.int32[::1], types.int64[::1], types.float64[::1]
 _BASE, _PARENT, _PIECE = range(3)  # columns of a trie
@@ -45,19 +45,17 @@ class Lattice:
         excluded = zip(
             processor.is_control(indices), processor.is_unused(indices), processor.is_unknown(indices), strict=True
         )
-        pieces = sorted(
-            (name.replace(BLANK, " ").encode(), index)
-            for index, name, no in zip(indices, names, excluded, strict=True)
-            if not any(no) and " " not in name
-        )
-        order = np.array([index for _, index in pieces])
+        usable = [index for index, no in zip(indices, excluded, strict=True) if not any(no) and " " not in names[index]]
+        surfaces = "\n".join([names[index] for index in usable]).replace(BLANK, " ").encode().split(b"\n")
+        by_name = sorted(range(len(surfaces)), key=surfaces.__getitem__)
+        order, surfaces = np.array(usable)[by_name], [surfaces[place] for place in by_name]
         self._scores = np.array(scores, np.float64)[order]
         ids = np.arange(len(indices)) if vocabulary.renumber is None else np.array(vocabulary.renumber)
         self._ids = ids[order].astype(np.int64)
         # The scores of all others are logarithms of probabilities.
         values = np.where(self._scores >= 0.0, USER_DEFINED, np.arange(len(order))).astype(np.int32)
-        bounds = np.cumsum([0, *(len(name) for name, _ in pieces)])
-        self.trie = _build(np.frombuffer(b"".join(name for name, _ in pieces), np.uint8), bounds, values)
+        bounds = np.cumsum([0, *map(len, surfaces)])
+        self.trie = _build(np.frombuffer(b"".join(surfaces), np.uint8), bounds, values)
         self._unknown, self._unknown_id = float(self._scores.min()) - UNKNOWN_PENALTY, unknown_id
 
     def segment(

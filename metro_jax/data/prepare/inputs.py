@@ -238,10 +238,14 @@ class _Reader:
         return self._take(begin) if begin else self._leave_out()
 
     def _rest_of_document(self, total: int) -> bytes:
-        """The lines that are held, to the first blank one; none where `_lines` must see to limits."""
+        """Lines that are held, to the first blank one or so many that a chunk of `total` bytes is full; maybe none."""
         blank = _BLANK_LINE.search(self._held)
         end = blank.end() if blank else self._held.rfind(b"\n") + 1
-        return self._take(end) if end <= MAX_LINE and total + end < MAX_DOCUMENT else b""
+        if end > MAX_LINE:  # one of these lines may be too long
+            end = self._held.rfind(b"\n", 0, MAX_LINE) + 1
+        if total + end >= MAX_DOCUMENT:
+            end = self._held.find(b"\n", MAX_DOCUMENT - total - 1) + 1
+        return self._take(end)
 
     def _read(self) -> bool:
         """Reads some more; False when there is no more."""

@@ -1,4 +1,4 @@
-"""The normaliser (spec 9.2) for tokens of plain ASCII characters, many at once: what `normalize_tokens` makes of each."""
+"""The normaliser (spec 9.2) for many tokens of plain ASCII characters: what `normalize_tokens` makes of each."""
 
 import string
 
@@ -58,7 +58,7 @@ def _write(token, size, surfaces, place, lower):
     joined = _contraction(token, core, tail) if core and token[core - 1] == _QUOTE else 0
     split = core + joined if joined == 2 and _KINDS[token[core]] == _CAPITAL and core + joined < tail else -1
     for index in range(size):
-        if index == 0 or (index == core and not joined) or index == split or index == tail:
+        if index == 0 or (index == core and not joined) or index in (split, tail):
             surfaces[place] = _BLANK
             place += 1
         byte = token[index]
@@ -67,7 +67,9 @@ def _write(token, size, surfaces, place, lower):
     return place
 
 
-@kernel(types.Tuple((types.uint8[::1], types.int64[::1], types.boolean[::1]))(BYTES, types.int64[:, ::1], types.boolean))
+@kernel(
+    types.Tuple((types.uint8[::1], types.int64[::1], types.boolean[::1]))(BYTES, types.int64[:, ::1], types.boolean)
+)
 def ascii_words(data, tokens, lower):
     """The words of the tokens `data[begin : begin + length]` (rows of `tokens`: begin and length), each with a blank
     before it, and where those of each token end; last, for which tokens this was possible.
@@ -90,7 +92,7 @@ def ascii_words(data, tokens, lower):
                 plain = False
                 break
             source += 1
-            if (byte == _TICK or byte == _QUOTE) and source < end and data[source] == byte:
+            if byte in (_TICK, _QUOTE) and source < end and data[source] == byte:
                 byte = _DOUBLE
                 source += 1
             token[size] = byte

@@ -39,7 +39,7 @@ def helper(function: Callable) -> Any:
     numba counts the references to every array that a function is given, with instructions that cost more than most
     helpers do. Those that make none can do without (`_nrt`, as numba itself has it for its functions on strings).
     """
-    return numba.njit(error_model="numpy", _nrt=False)(function)
+    return numba.njit(error_model="numpy", _nrt=False)(function)  # type: ignore[call-overload]
 
 
 class OnCompiling(event.Listener):

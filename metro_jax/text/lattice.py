@@ -1,4 +1,4 @@
-"""The best segmentation of a word by a unigram model, and how far it leads over the second best, for many words at once.
+"""The best segmentation of words by a unigram model, and how far it leads over the second best.
 
 SentencePiece tells the best one alone; asking it for two costs several times as much as both here.
 """
@@ -63,10 +63,10 @@ class Lattice:
     ) -> Segments:
         """The ids of strings of words, as the model's own normaliser leaves them, each with a blank before it.
 
-        String i is `surfaces[bounds[i] : bounds[i + 1]]` (bytes). Its level is 0 when the best segmentation of each of
-        its words of n characters leads by more than n `slack`, 1 when by more than half of that, and so on. Its level is
-        `levels`, and it gets no ids, when the lead is smaller still, when its scores add up to less than `lowest[i]`, or
-        when there is a user-defined piece in it.
+        String i is `surfaces[bounds[i] : bounds[i + 1]]` (bytes). Its level is 0 when the best segmentation of
+        each of its words of n characters leads by more than n `slack`, 1 when by more than half of that, and so on. It
+        is `levels`, and there are no ids, when the lead is smaller still, when the scores add up to less than
+        `lowest[i]`, or when there is a user-defined piece.
         """
         model = self.trie, self._scores, self._ids, self._unknown, self._unknown_id
         return Segments(*_segment(surfaces, bounds, lowest, slack, levels, *model))

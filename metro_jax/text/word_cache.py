@@ -91,7 +91,14 @@ class WordCache:
         """The lines from a place on, as many as are looked at together: where they end, and what PackedLines holds."""
         self._make_room()
         place, line_count, token_count, new_count = word_table.scan(
-            data, place, MAX_TEXT[0] if self.usable else -1, self._slots, self._store, self._tokens, self._lines, self._new
+            data,
+            place,
+            MAX_TEXT[0] if self.usable else -1,
+            self._slots,
+            self._store,
+            self._tokens,
+            self._lines,
+            self._new,
         )
         if new_count:
             self._learn(data, self._new[:new_count])
@@ -166,7 +173,9 @@ class WordCache:
         None for tokens that are never kept, and for those with a word that is several words then.
         """
         fit = [not _UNFIT.search(token) for token in tokens]
-        normalized = iter(normalize_tokens([token for token, good in zip(tokens, fit, strict=True) if good], self._lower))
+        normalized = iter(
+            normalize_tokens([token for token, good in zip(tokens, fit, strict=True) if good], self._lower)
+        )
         texts = [next(normalized).split() if good else None for good in fit]
         words = list(dict.fromkeys(word for text in texts if text for word in text))
         surfaces = dict(zip(words, self._processor.normalize(words), strict=True)) if words else {}

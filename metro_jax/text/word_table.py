@@ -1,11 +1,11 @@
 """A table of tokens and their packed ids, and the ways through a text with it: kernels over bytes, no Python per line.
 
-A slot of the table is two numbers of 64 bits: the key and the value of a token. The key of a token of at most eight bytes
-is the token itself, that of others a hash of it. The value holds, from the lowest bits on:
+A slot of the table is two numbers of 64 bits: the key and the value of a token. The key of a token of at most eight
+bytes is the token itself, that of others a hash of it. The value holds, from the lowest bits on:
 
-    32 bits  PAYLOAD: the packed ids of a token of at most eight bytes, if there are at most four bytes of them. Otherwise
-             the place of a record in the store: the token, if it has more than eight bytes, then its packed ids.
-             Of a token that is not learnt yet (NEW) its number among the new ones.
+    32 bits  PAYLOAD: the packed ids of a token of at most eight bytes, if they take at most four bytes. Otherwise the
+             place of a record in the store: the token, if it has more than eight bytes, then its packed ids. Of a
+             token that is not learnt yet (NEW) its number among the new ones.
      8 bits  SIZE, of the packed ids
      8 bits  COUNT, of the ids
      8 bits  LENGTH, of the token; 0 in an empty slot
@@ -115,7 +115,7 @@ def _first_slot(key, slots):
 
 @helper
 def _same(data, begin, other, start, length):
-    for place in range(length):
+    for place in range(length):  # noqa: SIM110 - numba compiles no generators
         if data[begin + place] != other[start + place]:
             return False
     return True
@@ -233,7 +233,11 @@ def scan(data, place, longest, slots, store, tokens, lines, new):
             place, key, more = _token(data, start)
             inside += more
             state = WORDS
-            if place - start > MAX_LENGTH or place - begin - inside > longest or quoted and _joins(data, start, place):
+            if (
+                place - start > MAX_LENGTH
+                or place - begin - inside > longest
+                or (quoted and _joins(data, start, place))
+            ):
                 state = WHOLE
                 break
             quoted = _apostrophe(data, start, place)

@@ -12,7 +12,7 @@ from metro_jax.text.normalizer import normalize_tokens
 AWKWARD = [
     *("'s", "'S", "'t,", "'d-x", "'sx", "'s_", "'s_x", "'m)", "('s", "''s", "'''s", "``it''", "`'s", "'", "''", "'''"),
     *("'ll", "'LL", "'lL", "'LLx", "'LL-x", "'RE.", "('VE-y)", "'re", "'ve;", "'Re", "'ll_", "'l", "'r", "'v", "'e"),
-    *("dogs'", "dog's", "dogs's", "(a)", "...", "a...", "...a", "x-y", "-x-y-", "\"'s\"", "'s's", "'s'", "_a_", "'_s"),
+    *("dogs'", "dog's", "dogs's", "(a)", "...", "a...", "...a", "x-y", "-x-y-", '"\'s"', "'s's", "'s'", "_a_", "'_s"),
 ]
 
 

@@ -122,7 +122,7 @@ def test_trie_leads_to_every_name_and_to_nothing_else():
 
 
 def test_unknown_text_without_an_id_gets_none(vocabulary):
-    data = np.frombuffer(" ab xyz".encode(), np.uint8)
+    data = np.frombuffer(b" ab xyz", np.uint8)
     for unknown, levels in ((UNK, [0, 0]), (-1, [0, 1])):
         found = Lattice(vocabulary, unknown).segment(data, np.array([0, 3, 7]), np.full(2, -1e9), 2.0**-20, 1)
         assert found.levels.tolist() == levels

@@ -257,7 +257,7 @@ def test_tokens_of_any_length_are_told_apart(trained):
 def test_tokens_that_meet_in_the_table(trained):
     tokenizer = MetroTokenizer.from_pretrained(trained)
     slots, store = np.zeros((8, 2), np.uint64), np.empty(0, np.uint8)  # 8 places for 7 tokens
-    text = "lamp sea kettle the lamps kettlesandlamps kettlesandseas sea kettlesandlamps".encode()
+    text = b"lamp sea kettle the lamps kettlesandlamps kettlesandseas sea kettlesandlamps"
     tokens, lines, new = np.empty(99, np.uint64), np.empty((9, 6), np.int64), np.empty((99, 3), np.int64)
     data = np.frombuffer(text, np.uint8)
     _, _, token_count, known = word_table.scan(data, 0, 90, slots, store, tokens, lines, new)

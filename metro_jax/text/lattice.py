@@ -80,7 +80,7 @@ def _build(names, bounds, values):
     """
     nodes = np.full((4 * _ROOM, 3), -1, np.int32)
     nodes[0, 1] = 0  # taken
-    free, end = 1, 1  # no place before `free` is free, all from `end` on are
+    free, end = _ROOM, _ROOM  # from `_ROOM` on no place before `free` is free, and all from `end` on are
     # To do: node, its first and last name, and how many of their bytes lead to it. No more wait than there are names.
     waiting = np.empty((len(values) + 1, 4), np.int64)
     waiting[0] = 0, 0, len(values), 0

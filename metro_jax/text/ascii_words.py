@@ -3,9 +3,8 @@
 import string
 
 import numpy as np
-from numba import types
 
-from metro_jax.text.jit import BYTES, helper, kernel
+from metro_jax.text.jit import BYTES, helper, kernel, types
 
 _BLANK, _TICK, _QUOTE, _DOUBLE = 0x20, ord("`"), ord("'"), ord('"')
 _OTHER, _LETTER, _CAPITAL, _DIGIT, _PUNCTUATION = range(5)

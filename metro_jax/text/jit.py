@@ -10,12 +10,15 @@ from typing import Any
 
 try:
     import numba
+    from numba import types
     from numba.core import event
 except ImportError as error:
     raise ImportError(f"{error}: preparing text needs more packages: pip install 'metro_jax[data]'") from error
 
+__all__ = ["BYTES", "OnCompiling", "helper", "kernel", "types"]
+
 #: Bytes that are only read, as those of a bytes object.
-BYTES = numba.types.Array(numba.types.uint8, 1, "C", readonly=True)
+BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
 
 def kernel(*signatures: Any) -> Callable[[Callable], Any]:

@@ -6,9 +6,8 @@ SentencePiece tells the best one alone; asking it for two costs several times as
 import dataclasses
 
 import numpy as np
-from numba import types
 
-from metro_jax.text.jit import BYTES, helper, kernel
+from metro_jax.text.jit import BYTES, helper, kernel, types
 from metro_jax.text.vocabulary import Vocabulary
 
 BLANK = "▁"

@@ -35,11 +35,11 @@ NORMALIZERS = frozenset({"nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity
 # characters has at most n additions, each off by half a step, and two paths are compared: n steps. In lines of about
 # half as many characters the sums and the steps are half as large, and so on: levels 1 to 4.
 MAX_TEXT = np.array([1300, 681, 340, 169, 84, -1])  # characters of a line, by level; the last level is in no line
-SCORE_PER_CHARACTER = 12.0  # less than one token in a thousand has a lower score
+SCORE_PER_CHARACTER = 12.0  # less than one token in a hundred thousand has a lower score
 SLACK = 2.0**-10  # of level 0; half of that for each one more
 
-MAX_TOKENS = 1 << 20  # kept; about 60 MB
 TOKENS, LINES, NEW = 1 << 16, 1 << 14, 1 << 14  # tokens, lines and new tokens looked at together
+MAX_TOKENS = (1 << 20) - NEW  # kept: a million; about 60 MB
 
 # In tokens that are never kept: blanks, half characters, the one character that grows when it is lower-cased, and NUL.
 _UNFIT = re.compile(f"[{BLANK}\ud800-\udfffİ\0]")

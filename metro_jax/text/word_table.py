@@ -13,9 +13,8 @@ bytes is the token itself, that of others a hash of it. The value holds, from th
 """
 
 import numpy as np
-from numba import types
 
-from metro_jax.text.jit import BYTES, helper, kernel
+from metro_jax.text.jit import BYTES, helper, kernel, types
 
 MAX_LENGTH = 200  # bytes of a token; longer ones hardly come twice
 LEVELS = 5  # a token of this level is in no line of which the ids could be joined

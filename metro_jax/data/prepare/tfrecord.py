@@ -8,14 +8,13 @@ import itertools
 import struct
 
 import numpy as np
-from numba import types
 
 try:
     import google_crc32c
 except ImportError as error:
     raise ImportError(f"{error}: preparing text needs more packages: pip install 'metro_jax[data]'") from error
 
-from metro_jax.text.jit import BYTES, helper, kernel
+from metro_jax.text.jit import BYTES, helper, kernel, types
 
 _MASK_DELTA = 0xA282EAD8  # of the masked checksum, in the definition of the format
 _IDS, _LENGTHS = (np.frombuffer(name, np.uint8) for name in (b"ids", b"line_lengths"))

@@ -73,7 +73,7 @@ def ascii_words(data, tokens, lower):
     """The words of the tokens `data[begin : begin + length]` (rows of `tokens`: begin and length), each with a blank
     before it, and where those of each token end; last, for which tokens this was possible.
 
-    It is for those of printable ASCII, and, with `lower`, for those without capitals: all others get no words.
+    It is for those of printable ASCII and, without `lower`, of no capitals: all others get no words.
     """
     total, longest = 0, 0
     for index in range(len(tokens)):

@@ -35,8 +35,8 @@ class Lattice:
     """The pieces of a unigram model with their scores and ids."""
 
     def __init__(self, vocabulary: Vocabulary, unknown_id: int) -> None:
-        """Only unigram models have the scores that this needs. A negative `unknown_id`: words with unknown text are
-        never sure."""
+        """Only unigram models have the scores that this needs. With a negative `unknown_id` strings with unknown text
+        get no ids."""
         processor = vocabulary.processor
         indices = list(range(processor.get_piece_size()))
         names: list[str] = processor.id_to_piece(indices)
@@ -73,12 +73,12 @@ class Lattice:
 
 @kernel(types.int32[:, ::1](BYTES, _INT64, _INT32))
 def _build(names, bounds, values):
-    """A double-array trie of sorted names: rows of base, parent and value; node 0 is the root.
+    """A double-array trie of sorted names: rows of base, parent and piece; node 0 is the root.
 
     The child of node n for byte b is row base(n) + b if the parent there is n (Aoe 1989). `values[i]` is for name i.
     """
     nodes = np.full((4 * _ROOM, 3), -1, np.int32)
-    nodes[0, 1] = 0  # taken
+    nodes[0, _PARENT] = 0  # taken
     free, end = _ROOM, _ROOM  # from `_ROOM` on no place before `free` is free, and all from `end` on are
     # To do: node, its first and last name, and how many of their bytes lead to it. No more wait than there are names.
     waiting = np.empty((len(values) + 1, 4), np.int64)
@@ -90,7 +90,7 @@ def _build(names, bounds, values):
         left -= 1
         node, first, last, depth = waiting[left]
         if first < last and bounds[first + 1] - bounds[first] == depth:
-            nodes[node, 2] = values[first]
+            nodes[node, _PIECE] = values[first]
             first += 1
         count, before = 0, -1
         for name in range(first, last):
@@ -102,7 +102,7 @@ def _build(names, bounds, values):
         if count == 0:
             continue
         firsts[count] = last
-        while nodes[free, 1] >= 0:
+        while nodes[free, _PARENT] >= 0:
             free += 1
         place, tries = free, 0  # of the first child
         while True:
@@ -112,15 +112,15 @@ def _build(names, bounds, values):
                 nodes = larger
             fits = place >= children[0]
             for child in children[:count]:
-                fits = fits and nodes[place - children[0] + child, 1] < 0
+                fits = fits and nodes[place - children[0] + child, _PARENT] < 0
             if fits:
                 break
             tries += 1
             place = place + 1 if tries < _TRIES else max(place + 1, end)
         base = place - children[0]
-        nodes[node, 0] = base
+        nodes[node, _BASE] = base
         for number in range(count):
-            nodes[base + children[number], 1] = node
+            nodes[base + children[number], _PARENT] = node
             end = max(end, base + children[number] + 1)
             waiting[left] = base + children[number], firsts[number], firsts[number + 1], depth + 1
             left += 1

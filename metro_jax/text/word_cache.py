@@ -39,7 +39,8 @@ SCORE_PER_CHARACTER = 12.0  # less than one token in a hundred thousand has a lo
 SLACK = 2.0**-10  # of level 0; half of that for each one more
 
 TOKENS, LINES, NEW = 1 << 16, 1 << 14, 1 << 14  # tokens, lines and new tokens looked at together
-MAX_TOKENS = (1 << 20) - NEW  # kept: a million; about 60 MB
+MAX_TOKENS = (1 << 20) - NEW  # kept: a million, 32 MB of slots
+MAX_STORE = 1 << 26  # bytes of long tokens and of their ids; a million tokens of prose take 15 MB
 
 # In tokens that are never kept: blanks, half characters, the one character that grows when it is lower-cased, and NUL.
 _UNFIT = re.compile(f"[{BLANK}\ud800-\udfffİ\0]")
@@ -61,7 +62,7 @@ class WordCache:
     def __init__(
         self, vocabulary: Vocabulary, lower: bool, encode: Callable[[list[str]], list[list[int]]], end: int
     ) -> None:
-        """`encode` gives the ids of raw texts, `end` is the id put after every line."""
+        """`encode` gives the ids of raw texts, `end` is the id put after every line (below 128: one byte)."""
         self._processor, self._lower, self._encode, self._end = vocabulary.processor, lower, encode, end
         self.usable = keeps_words_apart(vocabulary)
         if self.usable:
@@ -90,15 +91,9 @@ class WordCache:
     def _block(self, data: np.ndarray, place: int, skip_blank: bool) -> tuple[int, tuple[np.ndarray, ...]]:
         """The lines from a place on, as many as are looked at together: where they end, and what PackedLines holds."""
         self._make_room()
+        longest = MAX_TEXT[0] if self.usable else -1
         place, line_count, token_count, new_count = word_table.scan(
-            data,
-            place,
-            MAX_TEXT[0] if self.usable else -1,
-            self._slots,
-            self._store,
-            self._tokens,
-            self._lines,
-            self._new,
+            data, place, longest, self._slots, self._store, self._tokens, self._lines, self._new
         )
         if new_count:
             self._learn(data, self._new[:new_count])
@@ -125,9 +120,9 @@ class WordCache:
 
     def _make_room(self) -> None:
         """For NEW tokens in the table. When it is full, those stay that were found again while they were in it."""
-        if self.kept > MAX_TOKENS:
+        if self.kept > MAX_TOKENS or self._full > MAX_STORE:
             self._move(len(self._slots), used_only=True)
-            if self.kept > MAX_TOKENS // 2:  # it would be full again too soon
+            if self.kept > MAX_TOKENS // 2 or self._full > MAX_STORE // 2:  # it would be full again too soon
                 self._forget()
         if len(self._slots) < 2 * (self.kept + NEW):
             self._move(2 * len(self._slots), used_only=False)

@@ -235,6 +235,15 @@ def test_what_is_used_outlives_what_is_not(trained, monkeypatch):
     assert new == []
 
 
+def test_long_tokens_fill_the_store(trained, monkeypatch):
+    monkeypatch.setattr(word_cache, "MAX_STORE", 3000)
+    tokenizer = MetroTokenizer.from_pretrained(trained)
+    for number in range(60):
+        texts = [f"{number}{'kettle' * 20} lamp"]
+        assert ids(tokenizer, texts) == tokenizer.training_ids_batch(texts, bos=False)
+        assert tokenizer._words._full <= 3000 + 300
+
+
 def test_all_are_forgotten_when_all_are_used(trained, monkeypatch):
     monkeypatch.setattr(word_cache, "MAX_TOKENS", 50)
     tokenizer = MetroTokenizer.from_pretrained(trained)

@@ -18,7 +18,7 @@ from metro_jax.text.jit import BYTES, helper, kernel, types
 
 _MASK_DELTA = 0xA282EAD8  # of the masked checksum, in the definition of the format
 _IDS, _LENGTHS = (np.frombuffer(name, np.uint8) for name in (b"ids", b"line_lengths"))
-_OVERHEAD = 64  # bytes of a record beside its numbers, more than nine lengths of four bytes, their tags and names
+_OVERHEAD = 28 + 9 * 9  # bytes of a record beside its numbers: tags and names, and nine lengths at their longest
 
 
 def frames(packed: np.ndarray, sizes: np.ndarray, counts: np.ndarray, first: np.ndarray, last: np.ndarray) -> bytes:

@@ -81,14 +81,14 @@ def _build(names, bounds, values):
     nodes[0, _PARENT] = 0  # taken
     free, end = _ROOM, _ROOM  # from `_ROOM` on no place before `free` is free, and all from `end` on are
     # To do: node, its first and last name, and how many of their bytes lead to it. No more wait than there are names.
-    waiting = np.empty((len(values) + 1, 4), np.int64)
-    waiting[0] = 0, 0, len(values), 0
+    waiting = np.zeros((len(values) + 1, 4), np.int64)
+    waiting[0, 2] = len(values)
     left = 1
     children = np.empty(_ROOM, np.int64)
     firsts = np.empty(_ROOM + 1, np.int64)
     while left:
         left -= 1
-        node, first, last, depth = waiting[left]
+        node, first, last, depth = waiting[left, 0], waiting[left, 1], waiting[left, 2], waiting[left, 3]
         if first < last and bounds[first + 1] - bounds[first] == depth:
             nodes[node, _PIECE] = values[first]
             first += 1
@@ -108,7 +108,9 @@ def _build(names, bounds, values):
         while True:
             if place + 2 * _ROOM > len(nodes):
                 larger = np.full((2 * len(nodes), 3), -1, np.int32)
-                larger[: len(nodes)] = nodes
+                for row in range(len(nodes)):
+                    for column in range(3):
+                        larger[row, column] = nodes[row, column]
                 nodes = larger
             fits = place >= children[0]
             for child in children[:count]:
@@ -122,7 +124,8 @@ def _build(names, bounds, values):
         for number in range(count):
             nodes[base + children[number], _PARENT] = node
             end = max(end, base + children[number] + 1)
-            waiting[left] = base + children[number], firsts[number], firsts[number + 1], depth + 1
+            waiting[left, 0], waiting[left, 1] = base + children[number], firsts[number]
+            waiting[left, 2], waiting[left, 3] = firsts[number + 1], depth + 1
             left += 1
     return nodes
 
@@ -142,7 +145,9 @@ def _step(place, after, score, piece, best, second, begins, pieces):
 @helper
 def _search(surfaces, begin, length, trie, scores, unknown, best, second, begins, pieces):
     """Finds the ways through a word; its number of characters, or -1 when it has a user-defined piece."""
-    best[: length + 1], second[: length + 1], best[0] = -np.inf, -np.inf, 0.0
+    for place in range(length + 1):
+        best[place] = second[place] = -np.inf
+    best[0] = 0.0
     characters = 0
     for place in range(length):
         byte = surfaces[begin + place]

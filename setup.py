@@ -27,6 +27,7 @@ TRAINING = [
 METRICS = ["rouge-score", "sacrebleu"]  # of generated answers; both pure Python
 DATA = [
     "google-crc32c",  # checksums of TFRecords, in C
+    "numba",  # the tokenizer's inner loops over the bytes of a corpus, compiled to machine code
     "sentencex",  # sentences of documents of one line: kept by Wikimedia, 300 languages, no dependencies, 30 MB/s
     "zstandard",
 ]

@@ -1,18 +1,21 @@
 """METRO's tokenizer: text to token ids in metro_jax numbering and back (spec 9.3, 9.4)."""
 
+import functools
 import hashlib
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from metro_jax.text import config as config_lib
 from metro_jax.text import vocabulary as vocabulary_lib
 from metro_jax.text.config import TokenizerConfig, VocabularyError
 from metro_jax.text.ids import BOS, EOS, NUM_SPECIAL, PAD, SPECIAL_PIECES, UNK
 from metro_jax.text.normalizer import normalize
-from metro_jax.text.varints import pack_varints
-from metro_jax.text.word_cache import WordCache
+
+if TYPE_CHECKING:
+    from metro_jax.text.word_cache import PackedLines, WordCache
 
 __all__ = ["MetroTokenizer", "VocabularyError"]
 
@@ -42,7 +45,6 @@ class MetroTokenizer:
         self._model = model
         self._dictionary = dictionary
         self._vocabulary = vocabulary_lib.Vocabulary(model, dictionary, self.config.n_sentinel_tokens, source)
-        self._words = WordCache(self._vocabulary, self.config.lower, lambda texts: self._normalized_ids(texts, 1), EOS)
 
     @classmethod
     def from_pretrained(
@@ -192,20 +194,19 @@ class MetroTokenizer:
         before, after = [BOS] * bos, [EOS] * eos
         return [[*before, *row, *after] for row in rows]
 
-    def training_varints(self, texts: Iterable[str]) -> bytes:
-        """The rows of `training_ids_batch` without `<s>` in one, as protocol buffers write them (seven bits a byte).
+    def training_lines(self, text: bytes, *, skip_blank: bool = False) -> "PackedLines":
+        """The rows of `training_ids_batch` without `<s>` for the lines of a text (UTF-8, ended by line feeds), packed.
 
-        What a corpus is prepared with: most rows are joined from what is kept of their words, several times as fast.
-        The `</s>` at their ends tells them apart.
+        What a corpus is prepared with: most lines are joined from what is kept of their words, many times as fast.
+        With `skip_blank` lines of whitespace have no ids, not even `</s>`. Raises ImportError where numba is missing.
         """
-        texts = _checked(texts)
-        if self._words.usable:
-            return self._words.join(texts, self._varint_rows)
-        end = pack_varints([EOS])
-        return b"".join([row + end for row in self._varint_rows(texts)])
+        return self._words.encode_lines(text, skip_blank=skip_blank)
 
-    def _varint_rows(self, texts: list[str]) -> list[bytes]:
-        return [pack_varints(row) for row in self._vocabulary_ids(texts, 1)]
+    @functools.cached_property
+    def _words(self) -> "WordCache":
+        from metro_jax.text.word_cache import WordCache  # needs numba, and time to load what it compiled
+
+        return WordCache(self._vocabulary, self.config.lower, lambda texts: self._vocabulary_ids(texts, 1), EOS)
 
     def _content_ids(self, texts: Iterable[str], num_threads: int) -> list[list[int]]:
         """Ids of the Hub's tokenizer without added special tokens."""

@@ -18,11 +18,6 @@ class _Varints(dict[int, bytes]):
 _varint = _Varints().__getitem__
 
 
-def varints(numbers: Iterable[int]) -> list[bytes]:
-    """Each number as protocol buffers write it: seven bits a byte, the lowest first."""
-    return list(map(_varint, numbers))
-
-
 def pack_varints(numbers: Iterable[int]) -> bytes:
     """Numbers as protocol buffers write them, one after the other."""
     return b"".join(map(_varint, numbers))

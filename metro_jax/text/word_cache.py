@@ -1,6 +1,6 @@
 """Ids of whole words, kept: words come again and again, and their pieces (nearly) never depend on their surroundings.
 
-A text is answered by joining what is kept for its whitespace-separated tokens. Some texts are encoded as a whole:
+A line is answered by joining what is kept for its whitespace-separated tokens. Some lines are encoded as a whole:
 
 * Those in which a contraction is joined across a blank (spec 9.2, step 4), as in "dogs' s".
 * Those with a literal "▁", or a character that the model's normaliser turns into a blank inside a word.
@@ -9,50 +9,51 @@ A text is answered by joining what is kept for its whitespace-separated tokens. 
   from the start of the text, so that rounding, and with it the better one, depends on what stands before. `SLACK` has
   the arithmetic: the best segmentation of what is kept leads by more than the largest rounding error.
 
-Models without the default options, or with pieces that cross a blank, get no cache (`keeps_words_apart`).
+Models without the default options, or with pieces that cross a blank, have all their lines encoded as a whole
+(`keeps_words_apart`).
 """
 
-import collections
-import contextlib
-import functools
-import itertools
+import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from metro_jax.text.ids import NUM_SPECIAL
+from metro_jax.text import word_table
+from metro_jax.text.ascii_words import ascii_words
+from metro_jax.text.ids import NUM_SPECIAL, UNK
 from metro_jax.text.lattice import BLANK, Lattice
 from metro_jax.text.normalizer import normalize_tokens
-from metro_jax.text.varints import pack_varints, varints
+from metro_jax.text.varints import pack_varints
 from metro_jax.text.vocabulary import Vocabulary
 
 #: Built-in rules: single characters and combining sequences, none with a blank in it (a test reads their tables).
 NORMALIZERS = frozenset({"nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"})
 
-# A word's score is at least -SCORE_PER_CHARACTER for each of its characters and the blank before it. Cutting off
-# punctuation makes at most three words of a token: n characters and their blank become 1.5 (n + 1) at most. So the sums
-# over a text of MAX_TEXT characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of n
-# characters has at most n additions, each off by half a step, and two paths are compared: n steps.
-MAX_TEXT = 1300
-SCORE_PER_CHARACTER = 8.0  # less than one word in a thousand has a lower score
-SLACK = 2.0**-10
+# The pieces of a token of n characters and of the blank before it add up to -SCORE_PER_CHARACTER (n + 1) at least. So
+# the sums over a line of 1300 characters stay below 2^14, where float32 has steps of 2^-10. A path through a word of n
+# characters has at most n additions, each off by half a step, and two paths are compared: n steps. In lines of about
+# half as many characters the sums and the steps are half as large, and so on: levels 1 to 4.
+MAX_TEXT = np.array([1300, 681, 340, 169, 84, -1])  # characters of a line, by level; the last level is in no line
+SCORE_PER_CHARACTER = 12.0  # less than one token in a hundred thousand has a lower score
+SLACK = 2.0**-10  # of level 0; half of that for each one more
 
-MAX_TOKENS = 1 << 18  # in each of the two generations; about 100 MB together
-MAX_LENGTH = 64  # longer tokens hardly come twice
+TOKENS, LINES, NEW = 1 << 16, 1 << 14, 1 << 14  # tokens, lines and new tokens looked at together
+MAX_TOKENS = (1 << 20) - NEW  # kept: a million, 32 MB of slots
+MAX_STORE = 1 << 26  # bytes of long tokens and of their ids; a million tokens of prose take 15 MB
 
-# Learning a token takes about as long as encoding LEARNING tokens of a text as a whole. Where more than one token in
-# LEARNING is new, as in lists of names or numbers, a batch is encoded as a whole, and learnt is only what it has so
-# often that this pays at once.
-LEARNING = 5
+# In tokens that are never kept: blanks, half characters, the one character that grows when it is lower-cased, and NUL.
+_UNFIT = re.compile(f"[{BLANK}\ud800-\udfffİ\0]")
 
-# An apostrophe that the normaliser might join to the next token. "_" ends a word there: it is cut off as punctuation.
-_JOINED = re.compile(r"['’‘´]\s+(?:[smdtSMDT]|ll|re|ve|LL|RE|VE)(?![^\W_])")
 
-# In tokens that are never kept: blanks, half characters, and the one character that grows when it is lower-cased.
-_UNFIT = re.compile(f"[{BLANK}\ud800-\udfffİ]")
-_END, _ODD = "\0", "\0\0"  # tokens for the end of a text and for a text that is to be encoded as a whole
-_GAP = b"\x80"  # in the place of packed ids (half a number): not known, or known to depend on the text around it
+@dataclasses.dataclass(frozen=True)
+class PackedLines:
+    """Ids of lines as protocol buffers write them (seven bits a byte), one line after the other."""
+
+    packed: np.ndarray  # uint8
+    sizes: np.ndarray  # int64, bytes of each line
+    counts: np.ndarray  # int64, ids of each line, with the one at its end
+    blank: np.ndarray  # bool, lines of nothing but whitespace
 
 
 class WordCache:
@@ -61,136 +62,130 @@ class WordCache:
     def __init__(
         self, vocabulary: Vocabulary, lower: bool, encode: Callable[[list[str]], list[list[int]]], end: int
     ) -> None:
-        """`encode` gives the ids of normalised texts, `end` is the id put after every text."""
-        self._vocabulary, self._lower, self._encode, self._end = vocabulary, lower, encode, pack_varints([end])
-        self._tokens = self._no_tokens()
-        self._older: dict[str, bytes] = {}
-        self._words: dict[str, bytes] = {}  # packed ids by normalised word
+        """`encode` gives the ids of raw texts, `end` is the id put after every line (below 128: one byte)."""
+        self._processor, self._lower, self._encode, self._end = vocabulary.processor, lower, encode, end
+        self.usable = keeps_words_apart(vocabulary)
+        if self.usable:
+            self._lattice = Lattice(vocabulary, -1 if vocabulary.unknown_needs_lookup else UNK)
+        self._tokens, self._values = np.empty(TOKENS, np.uint64), np.empty(NEW, np.uint64)
+        self._lines = np.empty((LINES, word_table.LINE_COLUMNS), np.int64)
+        self._new = np.empty((NEW, word_table.TOKEN_COLUMNS), np.int64)
+        self._forget()
 
-    def _no_tokens(self) -> dict[str, bytes]:
-        return {_END: self._end, _ODD: _GAP}
+    def _forget(self) -> None:
+        self.kept, self._full = 0, 0  # tokens, and bytes of the store that are full
+        self._slots, self._store = np.zeros((1 << 16, 2), np.uint64), np.empty(1 << 20, np.uint8)
 
-    @functools.cached_property
-    def usable(self) -> bool:
-        """Whether words can be kept with this vocabulary."""
-        return keeps_words_apart(self._vocabulary)
+    def encode_lines(self, text: bytes, *, skip_blank: bool = False) -> PackedLines:
+        """The packed ids of the lines of a text (UTF-8), which line feeds end, each with its end.
 
-    @functools.cached_property
-    def _lattice(self) -> Lattice:
-        return Lattice(self._vocabulary)
+        With `skip_blank` lines of whitespace have no ids, not even the one at the end.
+        """
+        data, place, parts = np.frombuffer(text, np.uint8), 0, []
+        while place < len(data):
+            place, part = self._block(data, place, skip_blank)
+            parts.append(part)
+        columns = zip(*parts, strict=True) if parts else [[np.zeros(0, kind)] for kind in (np.uint8, int, int, bool)]
+        return PackedLines(*(np.concatenate(column) for column in columns))
 
-    @functools.cached_property
-    def _begins(self) -> list[bool]:
-        return [piece.startswith(BLANK) for piece in self._vocabulary.pieces]
+    def _block(self, data: np.ndarray, place: int, skip_blank: bool) -> tuple[int, tuple[np.ndarray, ...]]:
+        """The lines from a place on, as many as are looked at together: where they end, and what PackedLines holds."""
+        self._make_room()
+        longest = MAX_TEXT[0] if self.usable else -1
+        place, line_count, token_count, new_count = word_table.scan(
+            data, place, longest, self._slots, self._store, self._tokens, self._lines, self._new
+        )
+        if new_count:
+            self._learn(data, self._new[:new_count])
+        tokens, lines = self._tokens[:token_count], self._lines[:line_count]
+        sizes, counts = np.empty((2, line_count), np.int64)
+        word_table.measure(tokens, self._values, lines, MAX_TEXT, sizes, counts)
+        states = lines[:, word_table.STATE]
+        rest = self._whole(data, lines, np.flatnonzero(states == word_table.WHOLE), sizes, counts)
+        packed = word_table.join(tokens, lines, self._store, sizes, rest, self._end, skip_blank)
+        blank = states == word_table.BLANK
+        ends = np.where(blank, not skip_blank, True)
+        return place, (packed, sizes + ends, counts + ends, blank)
 
-    def join(self, texts: Sequence[str], whole: Callable[[list[str]], list[bytes]]) -> bytes:
-        """The packed ids of raw texts, each with its end; `whole` gives the ids of those that cannot be joined."""
-        lines, odd = list(texts), []
-        for index, text in enumerate(lines):
-            if len(text) > MAX_TEXT or (("'" in text or not text.isascii()) and _JOINED.search(text)) or _END in text:
-                odd.append(text)
-                lines[index] = _ODD
-        tokens = f" {_END} ".join(lines).split()
-        tokens.append(_END)
-        values = list(map(self._tokens.get, tokens, itertools.repeat(_GAP)))
-        gaps = list(_places(values, _GAP))
-        if gaps and not self._learn_from([tokens[gap] for gap in gaps], len(tokens)):
-            return b"".join([row + self._end for row in whole(list(texts))])
-        self._fill(gaps, tokens, values, iter(odd), whole)
-        return b"".join(values)
+    def _whole(
+        self, data: np.ndarray, lines: np.ndarray, which: np.ndarray, sizes: np.ndarray, counts: np.ndarray
+    ) -> np.ndarray:
+        """The packed ids of the lines that are encoded as a whole; fills in their sizes and counts."""
+        places = lines[which][:, [word_table.LINE_BEGIN, word_table.LINE_END]].tolist()
+        rows = self._encode([_text(data, begin, end) for begin, end in places])
+        packed = [pack_varints(row) for row in rows]
+        sizes[which] = [len(part) for part in packed]
+        counts[which] = [len(row) for row in rows]
+        return np.frombuffer(b"".join(packed), np.uint8)
 
-    def _fill(
-        self,
-        gaps: list[int],
-        tokens: list[str],
-        values: list[bytes],
-        odd: Iterator[str],
-        whole: Callable[[list[str]], list[bytes]],
-    ) -> None:
-        """Puts into the gaps what is known by now; texts with other gaps are encoded as a whole."""
-        texts, spans, begin, end = [], [], 0, 0
-        for gap in gaps:
-            if gap < end:  # in a text that is encoded as a whole already
-                continue
-            values[gap] = self._tokens.get(tokens[gap], _GAP)
-            if values[gap] is not _GAP:
-                continue
-            begin, end = gap, tokens.index(_END, gap)
-            while begin and tokens[begin - 1] != _END:
-                begin -= 1
-            # The ids of a text are those of its tokens with single blanks between them.
-            texts.append(next(odd) if tokens[gap] == _ODD else " ".join(tokens[begin:end]))
-            spans.append((begin, end))
-        if texts:
-            for (begin, end), row in zip(spans, whole(texts), strict=True):
-                values[begin:end] = [row, *[b""] * (end - begin - 1)]
+    def _make_room(self) -> None:
+        """For NEW tokens in the table. When it is full, those stay that were found again while they were in it."""
+        if self.kept > MAX_TOKENS or self._full > MAX_STORE:
+            self._move(len(self._slots), used_only=True)
+            if self.kept > MAX_TOKENS // 2 or self._full > MAX_STORE // 2:  # it would be full again too soon
+                self._forget()
+        if len(self._slots) < 2 * (self.kept + NEW):
+            self._move(2 * len(self._slots), used_only=False)
 
-    def _learn_from(self, missing: list[str], total: int) -> bool:
-        """Learns from the missing ones of `total` tokens; False when the texts had better be encoded as a whole."""
-        if len(self._tokens) > MAX_TOKENS:  # what is still used comes back out of the older generation
-            self._older, self._tokens = self._tokens, self._no_tokens()
-        counts = collections.Counter(missing)
-        for token in counts.keys() & self._older.keys():
-            self._tokens[token] = self._older[token]
-        fresh = [
-            token
-            for token in counts
-            if token not in self._tokens and len(token) <= MAX_LENGTH and (token.isascii() or not _UNFIT.search(token))
-        ]
-        pays = len(fresh) * LEARNING <= total
-        self._learn(fresh if pays else [token for token in fresh if counts[token] >= LEARNING])
-        return pays
+    def _move(self, size: int, used_only: bool) -> None:
+        """Into a table with so many slots."""
+        slots, store = np.zeros((size, 2), np.uint64), np.empty_like(self._store) if used_only else self._store
+        self.kept, full = word_table.move(self._slots, self._store, used_only, slots, store)
+        self._slots, self._store, self._full = slots, store, full if used_only else self._full
 
-    def _learn(self, tokens: list[str]) -> None:
-        """Finds the ids of tokens that are not known."""
-        if not tokens:
-            return
-        if len(self._words) > MAX_TOKENS:
-            self._words.clear()
-        normalized = normalize_tokens(tokens, self._lower)
-        self._segment([word for word in dict.fromkeys(" ".join(normalized).split()) if word not in self._words])
-        for token, text in zip(tokens, normalized, strict=True):
-            if " " not in text:
-                self._tokens[token] = self._words[text]
-            else:
-                parts = [self._words[word] for word in text.split()]
-                self._tokens[token] = _GAP if _GAP in parts else b"".join(parts)
+    def _learn(self, data: np.ndarray, new: np.ndarray) -> None:
+        """Finds the ids of new tokens."""
+        surfaces, ends, done = ascii_words(data, new, self._lower)
+        plain = np.flatnonzero(done)
+        self._keep(data, new, plain, surfaces, ends[plain], new[plain, word_table.TOKEN_LENGTH], None)
+        others = np.flatnonzero(~done)
+        if others.size:
+            spans = new[others][:, [word_table.TOKEN_BEGIN, word_table.TOKEN_LENGTH]].tolist()
+            tokens = [_text(data, begin, begin + length) for begin, length in spans]
+            found = [surface if surface is None else surface.encode() for surface in self._surfaces(tokens)]
+            ends = np.cumsum([len(surface or b"") for surface in found])
+            fit = np.array([surface is not None for surface in found])
+            characters = np.array([len(token) for token in tokens])
+            surfaces = np.frombuffer(b"".join(surface or b"" for surface in found), np.uint8)
+            self._keep(data, new, others, surfaces, ends, characters, fit)
 
-    def _segment(self, words: list[str]) -> None:
-        """Finds the packed ids of normalised words; a gap where they could depend on the text before them."""
-        surfaces = self._lattice.surfaces(words)
-        self._words.update(zip(words, [b"" if surface == "" else _GAP for surface in surfaces], strict=True))
-        words = [word for word, surface in zip(words, surfaces, strict=True) if surface]
-        found = [surface for surface in surfaces if surface]
-        scores, leads = self._lattice.best(found)
-        additions = np.array(list(map(len, found)))
-        lengths = np.array(list(map(len, words))) + 1
-        sure = (leads > additions * SLACK) & (scores >= -SCORE_PER_CHARACTER * lengths)
-        words = list(itertools.compress(words, sure.tolist()))
-        self._words.update(zip(words, self._ids_of(words, lengths[sure]), strict=True))
+    def _keep(self, data: np.ndarray, new: np.ndarray, rows: np.ndarray, surfaces: np.ndarray, ends: np.ndarray,
+              characters: np.ndarray, fit: np.ndarray | None) -> None:  # fmt: skip
+        """Segments the words of these new tokens and keeps their ids; those that are not fit are in no line."""
+        lowest = -SCORE_PER_CHARACTER * (characters + 1)
+        segments = self._lattice.segment(surfaces, np.append(0, ends), lowest, SLACK, word_table.LEVELS)
+        needed = self._full + int(new[rows, word_table.TOKEN_LENGTH].sum()) + len(segments.packed)
+        if needed > len(self._store):
+            self._store = np.concatenate([self._store, np.empty(needed, np.uint8)])
+        levels = segments.levels if fit is None else np.where(fit, segments.levels, word_table.LEVELS)
+        self._full = word_table.learn(data, new, rows, segments.packed, segments.ends, segments.counts, levels,
+                                      self._slots, self._store, self._full, self._values)  # fmt: skip
+        self.kept += len(rows)
 
-    def _ids_of(self, words: list[str], lengths: np.ndarray) -> Iterator[bytes]:
-        """The packed ids of words that do not depend on each other: they are encoded many in a text."""
-        texts = np.cumsum(lengths) // (MAX_TEXT // 2)  # of at most MAX_TEXT characters: no word is half as long
-        ends = (np.flatnonzero(np.diff(texts, append=-1)) + 1).tolist()
-        groups = [words[begin:end] for begin, end in itertools.pairwise([0, *ends])]
-        for group, row in zip(groups, self._encode([" ".join(group) for group in groups]), strict=True):
-            packed = varints(row)
-            places = [place for place, token_id in enumerate(row) if self._begins[token_id]]
-            if len(places) == len(group) and places[0] == 0:
-                places.append(len(row))
-                yield from [b"".join(packed[begin:end]) for begin, end in itertools.pairwise(places)]
-            else:  # it cannot be told where a word ends
-                yield from [_GAP] * len(group)
+    def _surfaces(self, tokens: list[str]) -> list[str | None]:
+        """The words of tokens as the model's own normaliser leaves them, a blank before each; nothing may be left.
+
+        None for tokens that are never kept, and for those with a word that is several words then.
+        """
+        fit = [not _UNFIT.search(token) for token in tokens]
+        normalized = iter(
+            normalize_tokens([token for token, good in zip(tokens, fit, strict=True) if good], self._lower)
+        )
+        texts = [next(normalized).split() if good else None for good in fit]
+        words = list(dict.fromkeys(word for text in texts if text for word in text))
+        surfaces = dict(zip(words, self._processor.normalize(words), strict=True)) if words else {}
+        return [None if text is None else _joined([surfaces[word] for word in text]) for text in texts]
 
 
-def _places(values: list[bytes], value: bytes) -> Iterator[int]:
-    """The places of a value in a list."""
-    place = -1
-    with contextlib.suppress(ValueError):
-        while True:
-            place = values.index(value, place + 1)
-            yield place
+def _joined(surfaces: list[str]) -> str | None:
+    """Words after each other; None when one of them is several words."""
+    if any(BLANK in surface[1:] for surface in surfaces):
+        return None
+    return "".join(surfaces).replace(BLANK, " ")
+
+
+def _text(data: np.ndarray, begin: int, end: int) -> str:
+    return data[begin:end].tobytes().decode("utf-8", "surrogatepass")
 
 
 def keeps_words_apart(vocabulary: Vocabulary) -> bool:

@@ -297,10 +297,22 @@ def test_public_name_and_repr(small):
 
 
 def test_importing_is_light():
-    heavy = ["jax", "flax", "tensorflow", "torch", "transformers", "seqio"]
+    heavy = ["jax", "flax", "tensorflow", "torch", "transformers", "seqio", "numba"]
     code = f"import sys, metro_jax.text.tokenizer; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_only_preparing_text_needs_numba(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    for name in [name for name in sys.modules if name.startswith("metro_jax.text.")]:
+        if name.endswith((".jit", ".lattice", ".ascii_words", ".word_table", ".word_cache")):
+            monkeypatch.delitem(sys.modules, name)
+    tokenizer = pickle.loads(pickle.dumps(small))
+    assert tokenizer.encode("The kettle") == small.encode("The kettle")
+    assert tokenizer.training_ids("The kettle") == small.training_ids("The kettle")
+    with pytest.raises(ImportError, match=r"pip install 'metro_jax\[data\]'"):
+        tokenizer.training_lines(b"The kettle")
 
 
 # The reference

@@ -68,6 +68,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def run_corpus(arguments: argparse.Namespace) -> int:
     """Prepares a corpus."""
+    _load_kernels()
     from metro_jax.data.prepare.corpus import Settings, prepare
     from metro_jax.data.prepare.errors import StoppedError
 
@@ -100,6 +101,15 @@ def run_corpus(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _load_kernels() -> None:
+    """Loads what is compiled, and says so where that takes long. Worker processes find it on disk."""
+    from metro_jax.text.jit import OnCompiling
+
+    told = "compiling for this machine, once (about ten seconds; NUMBA_CACHE_DIR says where it is kept)"
+    with OnCompiling(lambda: print(told, file=sys.stderr)):
+        import metro_jax.data.prepare.transform  # noqa: F401
+
+
 def _report(manifest: dict[str, Any], folder: pathlib.Path, split: str) -> None:
     counts = manifest["counts"]
     print(
@@ -121,6 +131,7 @@ def _report(manifest: dict[str, Any], folder: pathlib.Path, split: str) -> None:
 
 def run_vocab(arguments: argparse.Namespace) -> int:
     """Trains a vocabulary."""
+    _load_kernels()
     from metro_jax.data.prepare import vocabulary
     from metro_jax.text.tokenizer import MetroTokenizer
 

@@ -10,6 +10,7 @@ import gzip
 import io
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -28,6 +29,7 @@ HEAD = 1 << 16  # bytes from which a file's format is told
 MAX_LINE = 16 << 20  # a longer line is no line of text: line breaks are missing, or it is no text
 MAX_DOCUMENT = 16 << 20  # a longer document of many lines is cut, so that memory stays flat
 BLOCK = 1 << 20  # bytes read at a time, at most
+_BLANK_LINE = re.compile(rb"^[ \t\r\v\f]*\n", re.MULTILINE)
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -201,7 +203,7 @@ class _Reader:
         first, total = self._line, 0
         parts: list[bytes] = []
         while True:
-            lines = self._lines(size - total)
+            lines = self._lines(size - total) if total < size else self._rest_of_document(total) or self._lines(1)
             if not lines:
                 self.ended = True
                 break
@@ -234,6 +236,16 @@ class _Reader:
         if length <= MAX_LINE:
             return self._take(end or len(held))
         return self._take(begin) if begin else self._leave_out()
+
+    def _rest_of_document(self, total: int) -> bytes:
+        """Lines that are held, to the first blank one or so many that a chunk of `total` bytes is full; maybe none."""
+        blank = _BLANK_LINE.search(self._held)
+        end = blank.end() if blank else self._held.rfind(b"\n") + 1
+        if end > MAX_LINE:  # one of these lines may be too long
+            end = self._held.rfind(b"\n", 0, MAX_LINE) + 1
+        if total + end >= MAX_DOCUMENT:
+            end = self._held.find(b"\n", MAX_DOCUMENT - total - 1) + 1
+        return self._take(end)
 
     def _read(self) -> bool:
         """Reads some more; False when there is no more."""

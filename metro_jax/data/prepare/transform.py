@@ -1,5 +1,6 @@
 """The heart of corpus preparation: a chunk of a file to records of token ids, with counts. Pure: it runs anywhere."""
 
+import codecs
 import collections
 import dataclasses
 import itertools
@@ -12,11 +13,10 @@ import numpy as np
 from metro_jax.data.prepare import tfrecord
 from metro_jax.data.prepare.errors import Problem
 from metro_jax.data.prepare.inputs import JSONL, LINES, Chunk
-from metro_jax.text.ids import EOS
 from metro_jax.text.tokenizer import MetroTokenizer
+from metro_jax.text.word_cache import PackedLines
 
 LONGEST_LINE = 511  # ids that training takes of a line, eos included (spec 4.1)
-BATCH = 20_000  # lines encoded in one call, which has a price of its own; more of them take memory
 KEPT_PROBLEMS = 20  # of a chunk, told in full; all are counted
 Located = tuple[int, str]  # number and text of a line
 
@@ -42,7 +42,10 @@ class Transform:
     def __call__(self, chunk: Chunk) -> Result:
         """The records of a chunk."""
         problems = list(chunk.problems)
-        result = self.records(self.documents(chunk, problems))
+        if chunk.format == LINES:
+            result = self._lines_to_records(_valid(chunk, problems))
+        else:
+            result = self.records(self.documents(chunk, problems))
         result.counts["bad_input"] += len(problems)
         result.problems = sorted(problems, key=lambda problem: problem.line)[:KEPT_PROBLEMS]
         return result
@@ -60,52 +63,61 @@ class Transform:
     def records(self, documents: Iterable[list[str]]) -> Result:
         """The framed records of documents, each a list of lines. Documents without a word are dropped and counted."""
         documents = list(documents)
-        packed, ends, lengths = self._encode([line for lines in documents for line in lines])
-        lines = np.array([len(lines) for lines in documents], np.int64)  # of each document
-        last = np.cumsum(lines)  # the line after each document
-        bytes_before, ids_before = np.append(0, ends), np.append(0, np.cumsum(lengths))
-        ids = ids_before[last] - ids_before[last - lines]
-        kept = ids > lines  # others have nothing but the eos of each line
-        spans = [
-            places[kept].tolist() for places in (bytes_before[last - lines], bytes_before[last], last - lines, last)
-        ]
-        frames = [
-            tfrecord.frame(tfrecord.document(packed[begin:end], lengths[first:after].tolist()))
-            for begin, end, first, after in zip(*spans, strict=True)
-        ]
-        result = Result(b"".join(frames))
-        if len(frames) < len(documents):
-            result.counts["empty_documents"] = len(documents) - len(frames)
-        if frames:
-            long_lines = int(np.count_nonzero(lengths > LONGEST_LINE))
-            result.counts.update(
-                documents=len(frames), lines=int(lines[kept].sum()), ids=int(ids[kept].sum()), long_lines=long_lines
-            )
-            result.longest = {"ids": int(ids[kept].max()), "line_lengths": int(lines[kept].max())}
-        return result
+        # A line break inside a line is whitespace like any other.
+        text = "\n".join(line.replace("\n", " ") for lines in documents for line in lines)
+        last = np.cumsum([len(lines) for lines in documents], dtype=np.int64)
+        return _records(self._encode(text.encode() + b"\n" * bool(last.size)), last)
 
-    def _encode(self, lines: list[str]) -> tuple[bytes, np.ndarray, np.ndarray]:
-        """The varints of the ids of lines, where each line ends in them, and how many ids it has."""
+    def _lines_to_records(self, text: bytes) -> Result:
+        """The same for lines with blank lines between the documents."""
+        lines = self._encode(text, skip_blank=True)
+        words = np.flatnonzero(~lines.blank)
+        new = np.flatnonzero(np.diff(words) > 1) + 1  # lines before which there was a blank one
+        last = np.append(new, len(words)) if len(words) else new
+        return _records(PackedLines(lines.packed, lines.sizes[words], lines.counts[words], lines.blank[words]), last)
+
+    def _encode(self, text: bytes, skip_blank: bool = False) -> PackedLines:
         assert self.tokenizer is not None, "records need one"
-        rows = [self.tokenizer.training_varints(lines[i : i + BATCH]) for i in range(0, len(lines), BATCH)]
-        packed = b"".join(rows)
-        data = np.frombuffer(packed, np.uint8)
-        last_bytes = np.flatnonzero(data < 128)  # one of each id
-        alone = np.diff(last_bytes, prepend=-1) == 1
-        eos = np.flatnonzero(alone & (data[last_bytes] == EOS))
-        if len(eos) != len(lines):  # in some vocabularies unknown text has the id of eos
-            single = [self.tokenizer.training_varints([line]) for line in lines]
-            packed = b"".join(single)
-            ends = np.cumsum([len(row) for row in single], dtype=np.int64)
-            eos = np.searchsorted(np.flatnonzero(np.frombuffer(packed, np.uint8) < 128), ends - 1)
-            return packed, ends, np.diff(eos, prepend=-1)
-        return packed, last_bytes[eos] + 1, np.diff(eos, prepend=-1)
+        return self.tokenizer.training_lines(text, skip_blank=skip_blank)
 
     def sentences(self, text: str) -> list[str]:
         """The sentences of a text; line breaks end one as well."""
         from sentencex import segment  # type: ignore[attr-defined]  # only documents of one line need it
 
         return [s for line in text.splitlines() if line.strip() for s in segment(self.language, line)]
+
+
+def _records(lines: PackedLines, last: np.ndarray) -> Result:
+    """The records of documents of these lines; `last` is the line after each. Those without a word are dropped."""
+    first = np.append(0, last)[:-1]
+    ids_before = np.append(0, np.cumsum(lines.counts))
+    ids, length = ids_before[last] - ids_before[first], last - first
+    kept = ids > length  # others have nothing but the eos of each line
+    result = Result()
+    if not kept.all():
+        result.counts["empty_documents"] = int(np.count_nonzero(~kept))
+    if kept.any():
+        result.records = tfrecord.frames(lines.packed, lines.sizes, lines.counts, first[kept], last[kept])
+        result.counts.update(
+            documents=int(np.count_nonzero(kept)),
+            lines=int(length[kept].sum()),
+            ids=int(ids[kept].sum()),
+            long_lines=int(np.count_nonzero(lines.counts > LONGEST_LINE)),
+        )
+        result.longest = {"ids": int(ids[kept].max()), "line_lengths": int(length[kept].max())}
+    return result
+
+
+def _valid(chunk: Chunk, problems: list[Problem]) -> bytes:
+    """The lines of a chunk that are text; those that are none are left out and become problems."""
+    data = chunk.data
+    try:
+        valid = b"\0" not in data and (data.isascii() or bool(data.decode("utf-8")))
+    except UnicodeDecodeError:
+        valid = False
+    if not valid:
+        return "".join(f"{line}\n" for _, line in _decode_line_by_line(chunk, problems)).encode()
+    return data.removeprefix(codecs.BOM_UTF8) if chunk.first_line == 1 else data
 
 
 def _decode(chunk: Chunk, problems: list[Problem]) -> Iterable[Located]:

@@ -208,7 +208,7 @@ class Trainer:
             return sums.total, (sums.total, sums.normalizer, sums.metrics)
 
         differentiate = jax.grad(loss, has_aux=True)
-        if self.num_microbatches == 1 and not self._shared_update:
+        if self.num_microbatches == 1:
             grads, sums = differentiate(params, batch, key, None)
             return LossSums(*sums), grads
 
@@ -221,21 +221,17 @@ class Trainer:
         def piece(i: Array, rows: Batch, counts: Any) -> tuple[Any, Any]:
             """Sums and gradients of one microbatch, for each place along the axis LOCAL_SUMS."""
             local = jax.vmap(differentiate, (None, 0, None, None), axis_name=PIECES, spmd_axis_name=LOCAL_SUMS)
-            own = key if self.num_microbatches == 1 else jax.random.fold_in(key, i)
             with self.partitioner.local_context():
-                grads, sums = local(params, rows, own, counts)
+                grads, sums = local(params, rows, jax.random.fold_in(key, i), counts)
             return sums, jax.lax.with_sharding_constraint(grads, self._local_shardings)
 
         def add(total: Any, inputs: tuple[Any, ...]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, piece(*inputs)), None
 
         numbered = (jnp.arange(self.num_microbatches), pieces, counts)
-        first = jax.tree.map(lambda x: x[0], numbered)
-        if self.num_microbatches == 1:
-            total = piece(*first)
-        else:
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(piece, *first))
-            total, _ = jax.lax.scan(add, zeros, numbered)
+        shapes = jax.eval_shape(piece, *jax.tree.map(lambda x: x[0], numbered))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, numbered)
         sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), total[0])
         return LossSums(*sums), self.partitioner.sum_of_places(total[1], self.update_shardings)
 

@@ -143,7 +143,7 @@ ON_FOUR_DEVICES = r"""
             assert whole == (sizes["vocab_size"], width // fsdp), whole
             if (data, fsdp, places) == (4, 1, 4):
                 shared = trainer, state
-                once_per_step(*shared)
+    once_per_step(*shared)
     # A checkpoint of either layout is read in the other, bit for bit, and on one device.
     apart = trainer_of(4, 1, 1, 2, 1)
     assert moments(apart.init_state()).addressable_shards[0].data.shape == (sizes["vocab_size"], width)

@@ -172,6 +172,8 @@ def seconds(collective: Collective, topology: Topology, mesh: Mesh) -> float:
     members = [mesh.devices.flat[i] for i in collective.group]
     if len({getattr(device, "slice_index", 0) or 0 for device in members}) > 1:
         return collective.sent / DATA_CENTRE
+    if not chip.torus:  # GPUs: NVLink's switches within a host, the network between hosts
+        return collective.sent / (chip.network if len({device.process_index for device in members}) > 1 else chip.link)
     spans = [len({device.coords[axis] for device in members}) for axis in range(len(topology.shape))]
     links = sum(
         2 if topology.rings(axis) and size == topology.shape[axis] else 1 for axis, size in enumerate(spans) if size > 1

@@ -9,7 +9,7 @@ from typing import Any
 
 HOST = 8  # GPUs that NVLink joins in one host of these generations
 MISSING = (
-    "compiling for GPUs needs JAX's CUDA plugin, of the same version as jax, and NVIDIA's libraries (4 GB; they run on any "
+    "compiling for GPUs needs JAX's CUDA plugin, of the same version as jax, and NVIDIA's libraries (5 GB; they run on any "
     "Linux host): pip install -c constraints.txt 'jax[cuda12]'"
 )
 

@@ -40,7 +40,7 @@ def test_nvlink_within_a_host_and_the_network_between():
 @pytest.mark.slow
 @pytest.mark.skipif(
     not PLUGIN,
-    reason="JAX's CUDA plugin (4 GB with NVIDIA's libraries) is not installed: pip install 'jax[cuda12]' of this jax",
+    reason="JAX's CUDA plugin (5 GB with NVIDIA's libraries) is not installed: pip install 'jax[cuda12]' of this jax",
 )
 @pytest.mark.parametrize(("topology", "devices"), [("h100:8", 8), ("a100:16", 16)])
 def test_a_training_step_compiles_for_gpus(tmp_path, topology, devices):

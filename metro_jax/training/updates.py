@@ -1,8 +1,8 @@
 """How an update is shared out: moments and gradients cut along `data`, where parameters are whole (ZeRO-1).
 
-After arXiv 1910.02054, stage 1: each of a group of places along `data` has its part of both moments, gets the sum of its
-part of the gradient (a reduce-scatter, and an all-reduce over the groups), updates its part of the parameters, and all
-parts are put together again (an all-gather). Together that sends what one all-reduce of the gradient would.
+After arXiv 1910.02054, stage 1: each of a group of places along `data` has its part of both moments, gets the sum of
+its part of the gradient (a reduce-scatter, and an all-reduce over the groups), updates its part of the parameters, and
+all parts are put together again (an all-gather). Together that sends what one all-reduce of the gradient would.
 """
 
 import math
@@ -74,8 +74,8 @@ def update_sharding(mesh: Mesh, sharding: NamedSharding, shape: tuple[int, ...])
 def sum_of_places(mesh: Mesh, local: Array, sharding: NamedSharding) -> Array:
     """The sum of an array [place along `data`, ...] over its places, in the layout of the update.
 
-    Within each group of places first, which leaves every place its part (a reduce-scatter), then of these parts over the
-    groups. Left to itself the compiler sums the whole array over all places and then cuts it.
+    Within each group of places first, which leaves every place its part (a reduce-scatter), then of these parts over
+    the groups. Left to itself the compiler sums the whole array over all places and then cuts it.
 
     Args:
         mesh: the one with AXIS.
@@ -99,5 +99,5 @@ def sum_of_places(mesh: Mesh, local: Array, sharding: NamedSharding) -> Array:
 
 def _tiled(shape: tuple[int, ...]) -> int:
     """Numbers that an array takes with its last two dimensions filled up to whole tiles."""
-    last = shape[-2:]
-    return math.prod(shape[:-2]) * math.prod(math.ceil(n / t) * t for n, t in zip(last, TILE[-len(last) :], strict=True))
+    last = zip(shape[-2:], TILE[-len(shape[-2:]) :], strict=True)
+    return math.prod(shape[:-2]) * math.prod(math.ceil(size / tile) * tile for size, tile in last)

@@ -9,8 +9,8 @@ from typing import Any
 
 HOST = 8  # GPUs that NVLink joins in one host of these generations
 MISSING = (
-    "compiling for GPUs needs JAX's CUDA plugin, of the same version as jax, and NVIDIA's libraries (5 GB; they run on any "
-    "Linux host): pip install -c constraints.txt 'jax[cuda12]'"
+    "compiling for GPUs needs JAX's CUDA plugin, of the same version as jax, and NVIDIA's libraries (5 GB; they run on "
+    "any Linux host): pip install -c constraints.txt 'jax[cuda12]'"
 )
 
 

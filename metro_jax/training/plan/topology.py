@@ -138,8 +138,8 @@ def canonical(name: str) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"--topology {name}: unknown; give a Cloud name such as v5e-8, v4-128, v5p-64, v6e-256, a shape of chips "
-            f"such as v4:4x4x8 (generations: {', '.join(CHIPS)}), GPUs such as h100:8 ({', '.join(GPUS)}), cpu:8, or gpu "
-            f"for the ones of this machine{hint}"
+            f"such as v4:4x4x8 (generations: {', '.join(CHIPS)}), GPUs such as h100:8 ({', '.join(GPUS)}), cpu:8, or "
+            f"gpu for the ones of this machine{hint}"
         )
     if not match:
         return name

@@ -1,5 +1,6 @@
 """One training step: gradients of summed losses over microbatches, one division, one update (spec 5.3 and 5.5)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -94,7 +95,7 @@ class Trainer:
     def _shardings(self, state: Optimizer) -> Optimizer:
         """Moments are laid out as parameters are updated, whatever else the optimiser keeps is on every device."""
         derived = state.optimizer_def.derive_logical_axes(state, self.update_shardings)
-        derived = derived.replace(target=self.param_shardings)
+        derived = dataclasses.replace(derived, target=self.param_shardings)
         replicated = self.partitioner.replicated
 
         def fitting(sharding: Any, leaf: Any) -> Any:
@@ -190,9 +191,9 @@ class Trainer:
             # A count of nothing: it is added up for the speed, never averaged.
             extra["tokens"] = (jnp.sum(batch["encoder_input_tokens"] != PAD, dtype=jnp.float32), jnp.zeros(()))
         # Each device updates its own part of every parameter; the state's layout puts the parts together.
-        state = state.replace(target=self._cut(state.target))
+        state = dataclasses.replace(state, target=self._cut(state.target))
         state = state.apply_gradient(grads, learning_rate=rate)
-        return state.replace(target=self._cut(state.target)), {**sums.metrics, **extra}
+        return dataclasses.replace(state, target=self._cut(state.target)), {**sums.metrics, **extra}
 
     def _cut(self, tree: Any) -> Any:
         """Gradients or parameters in the layout of the update; nothing where it is that of the parameters anyway."""

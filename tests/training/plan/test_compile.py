@@ -85,7 +85,7 @@ def test_a_training_step_compiles_for_a_host_of_eight(tmp_path):
 
 def test_too_large_says_by_how_much_and_what_would_fit(tmp_path):
     arguments = ["t5_base_pretrain", "--topology", "v5e-8", "--mesh", "data=8", "--microbatches", "1", *SHALLOW]
-    done, data, _ = plan(tmp_path, *arguments, "--level", "O0", "--set", "DROPOUT_RATE=0.0")
+    done, data, _ = plan(tmp_path, *arguments, "--level", "O0", "--set", "DROPOUT_RATE=0.0", "--set", "BATCH_SIZE=4096")
     assert done.returncode == 1
     assert data["memory"]["peak"] > data["memory"]["limit"]
     assert "more than the 15.75 there are" in done.stdout

@@ -16,7 +16,9 @@ from flax.linen.spmd import logical_to_mesh_axes
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metro_jax.training import updates
 from metro_jax.training.trees import flatten, unflatten
+from metro_jax.training.updates import as_tuple
 
 AXES = ("data", "fsdp", "model")
 # Gradients of microbatches are summed where they arise, one sum per place along this axis, and reduced over it once.
@@ -76,6 +78,9 @@ class PjitPartitioner:
         num_partitions: devices that share one copy of the model (the `model` axis); 1 is pure data parallelism.
         model_parallel_submesh: T5X's other way to say it: its product is the number of partitions.
         fsdp_partitions: devices over which parameters and moments are spread along `embed`.
+        optimizer_partitions: places along `data` over which moments are spread, and the update with them, where
+            parameters are whole (ZeRO-1, `training/updates.py`). None is as many as divide `data`, up to 16, and lie
+            side by side on the torus of TPUs; 1 keeps moments whole along `data`.
         logical_axis_rules: pairs (logical axis, mesh axis); None means `standard_logical_axis_rules()`.
         params_on_devices: accepted for T5X's command lines; parameters always live on the devices.
 
@@ -91,6 +96,7 @@ class PjitPartitioner:
         logical_axis_rules: Rules | None = None,
         params_on_devices: bool = True,
         devices: Sequence[Any] | None = None,
+        optimizer_partitions: int | None = None,
     ) -> None:
         del params_on_devices
         submesh = math.prod(model_parallel_submesh) if model_parallel_submesh else None
@@ -107,7 +113,10 @@ class PjitPartitioner:
                 f"devices of this run; choose a divisor of {len(devices)}"
             )
         shape = (len(devices) // (model * fsdp_partitions), fsdp_partitions, model)
-        self.mesh = Mesh(arrange(devices, shape), AXES)
+        grouped = arrange_groups(devices, shape, optimizer_partitions)
+        self.mesh = Mesh(grouped.reshape(shape), AXES)
+        # The same devices in the same order, with `data` as groups and places within one.
+        self._update_mesh = Mesh(grouped, ("data", updates.AXIS, *AXES[1:]))
         self.rules: Rules = tuple(standard_logical_axis_rules() if logical_axis_rules is None else logical_axis_rules)
         self._check_rules()
 
@@ -115,8 +124,7 @@ class PjitPartitioner:
         for rule in self.rules:
             if len(rule) != 2:
                 raise ValueError(f"logical_axis_rules: {rule!r} is not a pair (logical axis, mesh axis or None)")
-            axes = (rule[1],) if isinstance(rule[1], str) else rule[1] or ()
-            for axis in axes:
+            for axis in as_tuple(rule[1]):
                 if axis not in AXES:
                     raise ValueError(
                         f"logical_axis_rules: {rule!r} names mesh axis {axis!r}; there are {', '.join(AXES)}"
@@ -160,6 +168,14 @@ class PjitPartitioner:
         return NamedSharding(
             self.mesh, PartitionSpec(LOCAL_SUMS, *(_without(axes, LOCAL_SUMS) for axes in sharding.spec))
         )
+
+    def update_shardings(self, shardings: Any, params: Any) -> Any:
+        """Layout in which each parameter is updated, and of its moments, from its own."""
+        return jax.tree.map(lambda s, x: updates.update_sharding(self._update_mesh, s, x.shape), shardings, params)
+
+    def sum_of_places(self, local: Any, shardings: Any) -> Any:
+        """Gradients of each place along LOCAL_SUMS added up, in the layouts of the update."""
+        return jax.tree.map(lambda x, s: updates.sum_of_places(self._update_mesh, x, s), local, shardings)
 
     def data_layout(self, batch_size: int) -> DataLayout:
         """This process's share of the rows; processes whose devices hold the same rows have the same share."""
@@ -205,7 +221,7 @@ class PjitPartitioner:
 
     def _check_divides(self, name: str, shape: tuple[int, ...], names: Sequence[Any], spec: PartitionSpec) -> None:
         for size, logical, axis in zip(shape, names, spec, strict=False):
-            parts = math.prod(self.mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
+            parts = math.prod(self.mesh.shape[a] for a in as_tuple(axis))
             if size % parts:
                 raise ValueError(
                     f"{name}: axis {logical!r} of size {size} cannot be cut into {parts} parts over mesh axis {axis!r};"
@@ -233,11 +249,35 @@ class PjitPartitioner:
 
 def _without(axes: str | tuple[str, ...] | None, axis: str) -> str | tuple[str, ...] | None:
     """Mesh axes of one dimension, less one of them."""
-    left = tuple(a for a in ((axes,) if isinstance(axes, str) else axes or ()) if a != axis)
+    left = tuple(a for a in as_tuple(axes) if a != axis)
     return left[0] if len(left) == 1 else left or None
 
 
-def arrange(devices: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
+def arrange_groups(devices: Sequence[Any], shape: tuple[int, int, int], places: int | None) -> np.ndarray:
+    """Devices as [groups, places in a group, fsdp, model], `shape` being (groups x places, fsdp, model).
+
+    Args:
+        places: along `data` that share an update, neighbours on the torus; None is as many as possible up to 16.
+
+    Raises:
+        ValueError: the number of places does not divide `data`, or cannot be laid onto the torus or within a slice.
+        NotImplementedError: the mesh cannot be laid onto the torus at all.
+    """
+    for size in updates.group_sizes(shape[0], places):
+        try:
+            return arrange(devices, (shape[0] // size, size, *shape[1:]))
+        except (NotImplementedError, ValueError):
+            continue
+    found = arrange(devices, shape)  # what is wrong with the mesh itself is said here
+    if places not in (None, 1):
+        raise ValueError(
+            f"optimizer_partitions={places}: so many places along data are not side by side on this torus of chips, or "
+            "not on one slice; choose another divisor, or None for the best"
+        )
+    return found[:, None]
+
+
+def arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     """Devices as an array of this shape: neighbours on the torus of TPUs side by side.
 
     Slices, which only the slower network of the data centre joins, are places along `data`: between them there are
@@ -257,7 +297,7 @@ def arrange(devices: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
             f"the mesh has {data} places along data, which {slices} slices cannot share evenly: choose num_partitions "
             f"and fsdp_partitions whose product divides the {len(devices) // slices} devices of a slice"
         )
-    return mesh_utils.create_hybrid_device_mesh((data // slices, *rest), (slices, 1, 1), devices)
+    return mesh_utils.create_hybrid_device_mesh((data // slices, *rest), (slices, *(1 for _ in rest)), devices)
 
 
 def is_divisible(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:

@@ -1,5 +1,6 @@
 """One training step: gradients of summed losses over microbatches, one division, one update (spec 5.3 and 5.5)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -73,6 +74,8 @@ class Trainer:
             variables = jax.eval_shape(lambda: self._initial(address(self.key(), "init")))
         self.params_axes = variables["params_axes"]
         self.param_shardings = partitioner.param_shardings(variables["params"], self.params_axes)
+        self.update_shardings = partitioner.update_shardings(self.param_shardings, variables["params"])
+        self._shared_update = self.update_shardings != self.param_shardings
         self.abstract_state = jax.eval_shape(model.optimizer_def.create, variables["params"])
         self.state_shardings = self._shardings(self.abstract_state)
         self._local_shardings = jax.tree.map(partitioner.local_sum_sharding, self.param_shardings)
@@ -90,8 +93,9 @@ class Trainer:
         )
 
     def _shardings(self, state: Optimizer) -> Optimizer:
-        """Moments are laid out like their parameters, whatever else the optimiser keeps is on every device."""
-        derived = state.optimizer_def.derive_logical_axes(state, self.param_shardings)
+        """Moments are laid out as parameters are updated, whatever else the optimiser keeps is on every device."""
+        derived = state.optimizer_def.derive_logical_axes(state, self.update_shardings)
+        derived = dataclasses.replace(derived, target=self.param_shardings)
         replicated = self.partitioner.replicated
 
         def fitting(sharding: Any, leaf: Any) -> Any:
@@ -180,13 +184,22 @@ class Trainer:
         rate = self.learning_rate_fn(step)
         sums, grads = self._gradients(state.target, batch, address(self.key(), "train", step))
         # A batch without a single target has a zero gradient, not 0/0 (spec 11, quirk 12).
-        grads = jax.tree.map(lambda g: g / jnp.where(sums.normalizer > 0, sums.normalizer, 1.0), grads)
+        grads = jax.tree.map(lambda g: g / jnp.where(sums.normalizer > 0, sums.normalizer, 1.0), self._cut(grads))
         one = jnp.ones(())
         extra = {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
         if "encoder_input_tokens" in batch:
             # A count of nothing: it is added up for the speed, never averaged.
             extra["tokens"] = (jnp.sum(batch["encoder_input_tokens"] != PAD, dtype=jnp.float32), jnp.zeros(()))
-        return state.apply_gradient(grads, learning_rate=rate), {**sums.metrics, **extra}
+        # Each device updates its own part of every parameter; the state's layout puts the parts together.
+        state = dataclasses.replace(state, target=self._cut(state.target))
+        state = state.apply_gradient(grads, learning_rate=rate)
+        return dataclasses.replace(state, target=self._cut(state.target)), {**sums.metrics, **extra}
+
+    def _cut(self, tree: Any) -> Any:
+        """Gradients or parameters in the layout of the update; nothing where it is that of the parameters anyway."""
+        if not self._shared_update:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.update_shardings)
 
     def _gradients(self, params: Any, batch: Batch, key: Array) -> tuple[LossSums, Any]:
         """Loss sums and gradient sums over the microbatches, not divided by anything."""
@@ -220,8 +233,8 @@ class Trainer:
         shapes = jax.eval_shape(piece, *jax.tree.map(lambda x: x[0], numbered))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, numbered)
-        sums, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), total)
-        return LossSums(*sums), grads
+        sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), total[0])
+        return LossSums(*sums), self.partitioner.sum_of_places(total[1], self.update_shardings)
 
     def _pieces(self, batch: Batch) -> Batch:
         """[rows, ...] as [microbatch, place along LOCAL_SUMS, rows, ...]; no row leaves its device."""

@@ -26,6 +26,7 @@ SCATTERED = "all-reduce-scatter"
 # Between slices: one host's share of the data centre's network per chip, 200 Gbit/s for eight chips (v5e's page).
 DATA_CENTRE = 200e9 / 8 / 8
 WRAPPERS = frozenset({"while", "body", "closed_call", "checkpoint", "rematted_computation", "layers", "_train_step"})
+MANUAL = "1"  # the channel that JAX gives to every collective within jax.shard_map
 SMALL = 2**20  # bytes; counts, norms and flags, which cost a latency rather than bandwidth
 
 
@@ -89,8 +90,8 @@ def collectives(program: Program, mesh: Mesh) -> list[Collective]:
             kind = "reduce-scatter"
         made = Collective(kind, payload, times, group, axes_of(group, mesh), origin(instruction.rest))
         channel = re.search(r"channel_id=(\d+)", instruction.rest)
-        # The parts of an asynchronous collective repeat it under the same channel.
-        key = channel[1] if channel else f"{name}/{instruction.name}"
+        # The parts of an asynchronous collective repeat it under the same channel; all of shard_map's share one.
+        key = channel[1] if channel and channel[1] != MANUAL else f"{name}/{instruction.name}"
         if key not in seen or seen[key].sent_per_step < made.sent_per_step:
             seen[key] = made
     return sorted(seen.values(), key=lambda c: -c.sent_per_step)
@@ -171,6 +172,8 @@ def seconds(collective: Collective, topology: Topology, mesh: Mesh) -> float:
     members = [mesh.devices.flat[i] for i in collective.group]
     if len({getattr(device, "slice_index", 0) or 0 for device in members}) > 1:
         return collective.sent / DATA_CENTRE
+    if not chip.torus:  # GPUs: NVLink's switches within a host, the network between hosts
+        return collective.sent / (chip.network if len({device.process_index for device in members}) > 1 else chip.link)
     spans = [len({device.coords[axis] for device in members}) for axis in range(len(topology.shape))]
     links = sum(
         2 if topology.rings(axis) and size == topology.shape[axis] else 1 for axis, size in enumerate(spans) if size > 1

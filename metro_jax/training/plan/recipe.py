@@ -64,6 +64,8 @@ class Recipe:
                 "model_parallel_submesh": None,
                 "fsdp_partitions": sizes["fsdp"],
             }
+            if sizes["fsdp"] * sizes["model"] > 1:  # what the gin files ask of `data` is for their own mesh
+                options["optimizer_partitions"] = None
         try:
             made = self.partitioner_cls(devices=devices, **options)
         except NotImplementedError as error:

@@ -1,6 +1,7 @@
-"""Machines to plan for: TPU slices by name, described by libtpu's compiler on any Linux host; this host's own devices.
+"""Machines to plan for: TPU slices by name, described by libtpu's compiler on any Linux host; NVIDIA GPUs by name;
+this host's own devices.
 
-Nothing here touches a TPU: libtpu describes and compiles for slices that are not there (`jax.experimental.topologies`).
+Nothing here touches a TPU or GPU: their compilers work for devices that are not there (`jax.experimental.topologies`).
 """
 
 import dataclasses
@@ -12,6 +13,9 @@ import tempfile
 from typing import Any
 
 import jax
+
+from metro_jax.training.plan import gpus
+from metro_jax.training.plan.gpus import GPUS
 
 GIB = 2**30
 
@@ -26,6 +30,7 @@ class Chip:
         link: one link between chips, in one direction; there are two links along each axis of the torus.
         torus: axes of the network. An axis of a slice closes into a ring when it is a multiple of `ring` long.
         cores: JAX devices per chip.
+        network: of a GPU to those of other hosts, in one direction; 0 for TPUs, whose slices are one network.
     """
 
     memory: float
@@ -34,6 +39,7 @@ class Chip:
     torus: int
     ring: int
     cores: int = 1
+    network: float = 0.0
 
 
 # Memory: libtpu 0.0.42's own words ("Used ... of 30.75G hbm"). Bandwidths: docs.cloud.google.com/tpu/docs, pages of v4,
@@ -104,6 +110,11 @@ def prepare_environment(name: str) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
         return
+    if generation in GPUS:
+        # Else the plugin looks for a driver and the GPUs of this host; JAX has read the variable when it was imported.
+        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"] or "cpu")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        return
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     os.environ.setdefault("TPU_LOG_DIR", tempfile.gettempdir())
@@ -118,12 +129,17 @@ def canonical(name: str) -> str:
     """
     match = re.fullmatch(r"(v\w+?)-(\d+)", name)
     generation = match[1] if match else name.partition(":")[0]
+    if generation in GPUS:
+        gpus.count(name)
+        return name
     if generation not in (*CHIPS, "cpu", "gpu"):
-        near = difflib.get_close_matches(name, [*CHIPS, *(f"{g}-{n}" for g in SHAPES for n in SHAPES[g])], n=1)
+        known = [*CHIPS, *(f"{g}-{n}" for g in SHAPES for n in SHAPES[g]), *(f"{gpu}:8" for gpu in GPUS)]
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"--topology {name}: unknown; give a Cloud name such as v5e-8, v4-128, v5p-64, v6e-256, a shape of chips "
-            f"such as v4:4x4x8 (generations: {', '.join(CHIPS)}), cpu:8, or gpu for the ones of this machine{hint}"
+            f"such as v4:4x4x8 (generations: {', '.join(CHIPS)}), GPUs such as h100:8 ({', '.join(GPUS)}), cpu:8, or "
+            f"gpu for the ones of this machine{hint}"
         )
     if not match:
         return name
@@ -145,6 +161,10 @@ def describe(name: str, slices: int = 1) -> Topology:
     """
     name = canonical(name)
     generation, _, shape = name.partition(":")
+    if generation in GPUS:
+        gpu = GPUS[generation]
+        chip = Chip(gpus.FRACTION * gpu.memory, gpu.hbm, gpu.nvlink, 0, 1, network=gpu.network)
+        return Topology(name, tuple(gpus.devices(name)), chip)
     if generation in ("cpu", "gpu"):
         devices = jax.devices(generation)
         wanted = int(shape) if shape else len(devices)

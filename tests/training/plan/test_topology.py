@@ -1,11 +1,15 @@
 """Names of machines."""
 
+import importlib.util
 import os
 
 import pytest
 
 from metro_jax.training.flops import PEAK_FLOPS
+from metro_jax.training.plan.gpus import GPUS
 from metro_jax.training.plan.topology import CHIPS, SHAPES, canonical, describe, prepare_environment
+
+PLUGIN = bool(importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda12"))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,23 @@ def test_names_of_v4_and_v5p_count_two_cores_per_chip():
 def test_unknown_names_are_told_what_there_is(name, said):
     with pytest.raises(ValueError, match=said):
         canonical(name)
+
+
+def test_gpus_by_name_and_number():
+    assert canonical("h100:8") == "h100:8"
+    assert canonical("a100:32") == "a100:32"
+    for name in ("h100", "h100:0", "h100:12", "a100:x"):
+        with pytest.raises(ValueError, match="1 to 8 GPUs of one host"):
+            canonical(name)
+    with pytest.raises(ValueError, match="did you mean 'h100:8'"):
+        canonical("h10:8")
+    assert {gpu.kind for gpu in GPUS.values()} <= set(PEAK_FLOPS)
+
+
+@pytest.mark.skipif(PLUGIN, reason="JAX's CUDA plugin is installed, and tests/training/plan/test_gpus.py uses it")
+def test_gpus_need_the_plugin_and_say_how_to_get_it():
+    with pytest.raises(ImportError, match=r"pip install .*jax\[cuda12\]"):
+        describe("h100:8")
 
 
 def test_this_machines_devices_need_no_data_sheet():

@@ -30,6 +30,7 @@ def run(data, tmp_path_factory):
 
     def start(model_dir, processes=1, devices=1, **bindings):
         settings = {"MODEL_DIR": f"'{model_dir}'", "TRAIN_STEPS": str(STEPS), "SAVE_PERIOD": "3", "STATS_PERIOD": "7"}
+        settings |= {"stand_in.BagModel.config": "@stand_in.wide()"}  # its moments are spread over devices
         settings |= {"EVAL_PERIOD": "10", "EVAL_STEPS": "2", "train/utils.DatasetConfig.num_shards": "2"}
         return launch(command(file, **settings | bindings), data, processes, devices)
 

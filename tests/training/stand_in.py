@@ -14,6 +14,11 @@ from metro_jax.training.optimizers import MetroAdamW
 CONFIG = MetroConfig(vocab_size=736, d_model=8, num_heads=2, d_ff=8, position_rows=66)
 
 
+def wide():
+    """Large enough for moments to be spread over devices (metro_jax/training/updates.py)."""
+    return CONFIG.replace(d_model=96)
+
+
 class Bag(nn.Module):
     config: MetroConfig
     dropout: float = 0.5

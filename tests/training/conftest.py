@@ -62,12 +62,7 @@ def pretraining_batch() -> dict[str, np.ndarray]:
     original[::2, 9:] = 0
     masked = np.zeros_like(original, bool)
     masked[:, [2, 5]] = True
-    return {
-        "encoder_input_tokens": np.where(masked, 300, original).astype(np.int32),
-        "generator_target_tokens": np.where(masked, original, 0).astype(np.int32),
-        "decoder_input_tokens": np.concatenate([np.full((8, 1), 300, np.int32), original[:, :-1]], 1),
-        "decoder_target_tokens": original,
-    }
+    return _pretraining(original, masked)
 
 
 @pytest.fixture
@@ -84,4 +79,23 @@ def batch() -> dict[str, np.ndarray]:
         + 2 * (np.arange(6) == 0).astype(np.int32),
         "decoder_target_tokens": targets,
         "decoder_loss_weights": (targets != 0).astype(np.int32),
+    }
+
+
+def masked_batch() -> dict[str, np.ndarray]:
+    """Sixteen rows of 8 tokens, some shorter, one or two masked positions each; for processes of their own."""
+    original = np.random.default_rng(0).integers(4, 700, (16, 8)).astype(np.int32)
+    original[::3, 6:] = 0
+    masked = (np.arange(8) == 2) | (np.arange(8) == 5) & (np.arange(16)[:, None] % 2 == 0)
+    return _pretraining(original, masked)
+
+
+def _pretraining(original: np.ndarray, masked: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of these tokens; 300 stands for the mask and for the start."""
+    start = np.full((len(original), 1), 300, np.int32)
+    return {
+        "encoder_input_tokens": np.where(masked, 300, original).astype(np.int32),
+        "generator_target_tokens": np.where(masked, original, 0).astype(np.int32),
+        "decoder_input_tokens": np.concatenate([start, original[:, :-1]], 1),
+        "decoder_target_tokens": original,
     }

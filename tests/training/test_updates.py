@@ -76,16 +76,7 @@ ON_FOUR_DEVICES = r"""
     from metro_jax.training.schedules import create_learning_rate_scheduler
     from metro_jax.training.trainer import Trainer
 
-    draw = np.random.default_rng(0)
-    original = draw.integers(4, 700, (16, 8)).astype(np.int32)
-    original[::3, 6:] = 0
-    masked = (np.arange(8) == 2) | (np.arange(8) == 5) & (np.arange(16)[:, None] % 2 == 0)
-    batch = {
-        "encoder_input_tokens": np.where(masked, 300, original).astype(np.int32),
-        "generator_target_tokens": np.where(masked, original, 0).astype(np.int32),
-        "decoder_input_tokens": np.concatenate([np.full((16, 1), 300, np.int32), original[:, :-1]], 1),
-        "decoder_target_tokens": original,
-    }
+    batch = conftest.masked_batch()
     metro = sys.argv[1] == "metro"
     # The token matrix is large enough to be cut, and all else small enough not to be.
     sizes = {"vocab_size": 4096 if metro else 8192}

@@ -48,6 +48,21 @@ class Gpu:
 
 # https://www.nvidia.com: data sheets of A100, H100 and H200; shared memory: CUDA C Programming Guide, technical
 # specifications per compute capability. Memory as the driver shows it.
+_H100 = Gpu(
+    kind="NVIDIA H100 80GB HBM3",
+    memory=84_942_979_072,
+    hbm=3352e9,
+    nvlink=450e9,
+    network=50e9,
+    capability=(9, 0),
+    accelerated=True,
+    cores=132,
+    units=128,
+    clock=1.98,
+    shared=228 * 1024,
+    shared_most=227 * 1024,
+    cache=50 * 2**20,
+)
 GPUS = {
     "a100": Gpu(
         kind="NVIDIA A100-SXM4-80GB",
@@ -64,36 +79,8 @@ GPUS = {
         shared_most=163 * 1024,
         cache=40 * 2**20,
     ),
-    "h100": Gpu(
-        kind="NVIDIA H100 80GB HBM3",
-        memory=84_942_979_072,
-        hbm=3352e9,
-        nvlink=450e9,
-        network=50e9,
-        capability=(9, 0),
-        accelerated=True,
-        cores=132,
-        units=128,
-        clock=1.98,
-        shared=228 * 1024,
-        shared_most=227 * 1024,
-        cache=50 * 2**20,
-    ),
-    "h200": Gpu(
-        kind="NVIDIA H200",
-        memory=151_397_597_184,
-        hbm=4800e9,
-        nvlink=450e9,
-        network=50e9,
-        capability=(9, 0),
-        accelerated=True,
-        cores=132,
-        units=128,
-        clock=1.98,
-        shared=228 * 1024,
-        shared_most=227 * 1024,
-        cache=50 * 2**20,
-    ),
+    "h100": _H100,
+    "h200": dataclasses.replace(_H100, kind="NVIDIA H200", memory=151_397_597_184, hbm=4800e9),  # the same chip
 }
 FRACTION = 0.75  # JAX's documentation, "GPU memory allocation"
 

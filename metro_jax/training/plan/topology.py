@@ -94,6 +94,12 @@ class Topology:
         return self.chip is not None and self.shape[axis] % self.chip.ring == 0
 
 
+def gpu_chip(name: str) -> Chip:
+    """What the estimates need to know of a GPU."""
+    gpu = GPUS[name]
+    return Chip(gpus.FRACTION * gpu.memory, gpu.hbm, gpu.nvlink, 0, 1, network=gpu.network)
+
+
 def prepare_environment(name: str) -> None:
     """Settings that must be there before JAX starts: a TPU of this host stays free, messages stay quiet.
 
@@ -162,9 +168,7 @@ def describe(name: str, slices: int = 1) -> Topology:
     name = canonical(name)
     generation, _, shape = name.partition(":")
     if generation in GPUS:
-        gpu = GPUS[generation]
-        chip = Chip(gpus.FRACTION * gpu.memory, gpu.hbm, gpu.nvlink, 0, 1, network=gpu.network)
-        return Topology(name, tuple(gpus.devices(name)), chip)
+        return Topology(name, tuple(gpus.devices(name)), gpu_chip(generation))
     if generation in ("cpu", "gpu"):
         devices = jax.devices(generation)
         wanted = int(shape) if shape else len(devices)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from metro_jax.training.plan.collectives import Collective, seconds
-from metro_jax.training.plan.gpus import FRACTION, GPUS, target_config
-from metro_jax.training.plan.topology import Chip, Topology
+from metro_jax.training.plan.gpus import GPUS, target_config
+from metro_jax.training.plan.topology import Topology, gpu_chip
 from tests.training.plan.test_collectives import chips
 from tests.training.plan.test_command import SMALL
 
@@ -26,8 +26,7 @@ def test_the_description_has_the_figures(name):
 
 
 def test_nvlink_within_a_host_and_the_network_between():
-    gpu = GPUS["h100"]
-    topology = Topology("h100:16", (), Chip(FRACTION * gpu.memory, gpu.hbm, gpu.nvlink, 0, 1, network=gpu.network))
+    topology = Topology("h100:16", (), gpu_chip("h100"))
     mesh = chips((16,), (16, 1, 1))
     for number, device in enumerate(mesh.devices.flat):
         device.process_index = number // 8

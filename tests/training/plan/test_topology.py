@@ -1,6 +1,5 @@
 """Names of machines."""
 
-import importlib.util
 import os
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from metro_jax.training.flops import PEAK_FLOPS
 from metro_jax.training.plan.gpus import GPUS
 from metro_jax.training.plan.topology import CHIPS, SHAPES, canonical, describe, prepare_environment
-
-PLUGIN = bool(importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda12"))
+from tests.training.plan.test_gpus import PLUGIN
 
 
 @pytest.mark.parametrize(

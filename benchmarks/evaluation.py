@@ -47,7 +47,7 @@ HEADER = (
     f"{'task':12} {'torch':>9} {'metro_jax':>9} examples per second without loading; operations allow; metro_jax is"
 )
 DTYPES = ("float32", "bfloat16")
-SETTINGS = "vocab shape data tasks examples templates loads rounds seed dtype peer_dtype".split()  # noqa: SIM905
+KEPT = ("vocab", "shape", "data", "tasks", "examples", "templates", "loads", "rounds", "seed", "dtype", "peer_dtype")
 BATCH = 8  # the reference's (spec 8.1)
 
 
@@ -115,7 +115,7 @@ class Results:
     """
 
     def __init__(self, path: pathlib.Path, arguments: argparse.Namespace) -> None:
-        kept = {name: getattr(arguments, name) for name in SETTINGS}
+        kept = {name: getattr(arguments, name) for name in KEPT}
         self.path, self.end = path, time.monotonic() + 60 * arguments.minutes
         self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": kept}
         if self.found["settings"] != kept:
@@ -161,22 +161,20 @@ def time_scoring(
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab, lower=True)
     for task, templates in data.items():
 
-        def work(task: str = task, templates: dict[str, list[Any]] = templates) -> dict[str, list[float]]:
+        def work(task: str = task, templates: dict[str, list[Any]] = templates) -> dict[str, Any]:
             if not loaded:
                 loaded.append(MetroT0.from_pretrained(root / "model", dtype=arguments.dtype))
                 loaded.append(load_peer(str(root / "peer"), arguments.peer_dtype))
             return time_task(arguments, task, templates, *loaded)
 
-        times = found[task] = results.measure(task, work)
+        measured = results.measure(task, work)
+        times = found[task] = measured["seconds"]
         count = sum(map(len, templates.values()))
         torch, ours = (count / statistics.median(times[side]) for side in ("torch", "metro_jax"))
         ratio = rounds.ratio(times["torch"], times["metro_jax"])
-        equal = statistics.mean(times["equal"])
-        allowed = bound(arguments, tokenizer, templates)
-        print(
-            f"{task:12} {torch:9.2f} {ours:9.2f}  {allowed:.2f}  {ratio} times as fast, {equal:.1%} of answers equal",
-            flush=True,
-        )
+        allowed, equal = bound(arguments, tokenizer, templates), measured["equal"]
+        reached = f"{ratio} times as fast, {equal:.1%} of answers equal"
+        print(f"{task:12} {torch:9.2f} {ours:9.2f}  {allowed:.2f}  {reached}", flush=True)
     return found
 
 
@@ -195,8 +193,8 @@ def bound(arguments: argparse.Namespace, tokenizer: MetroTokenizer, templates: d
 
 def time_task(
     arguments: argparse.Namespace, task: str, templates: dict[str, list[Any]], model: MetroT0, peer: Any
-) -> dict[str, list[float]]:
-    """Side -> seconds of every round; a round before compiles and compares the scores."""
+) -> dict[str, Any]:
+    """`seconds` of each side in every round, and the share of `equal` answers; a round before compiles and compares."""
     examples = [example for own in templates.values() for example in own]
     texts, choices = [e.prompt for e in examples], [e.choices for e in examples]
     scored: dict[str, Any] = {}
@@ -213,7 +211,8 @@ def time_task(
     agree = AGREE if arguments.dtype == arguments.peer_dtype == "float32" else AGREE_BFLOAT16
     if not off <= agree:
         raise SystemExit(f"scores of {task} differ by {off:.2g}: fix that first")
-    return {**times, "equal": [float(np.argmax(a) == np.argmax(b)) for a, b in pairs]}
+    equal = sum(bool(np.argmax(a) == np.argmax(b)) for a, b in pairs) / len(pairs)
+    return {"seconds": times, "equal": equal}
 
 
 def prepare(arguments: argparse.Namespace, root: pathlib.Path) -> None:

@@ -34,7 +34,8 @@ import sentencepiece
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from tokenizer import SMALL_VOCABULARY, plain_normalize
 
-from metro_jax.data.prepare import corpus, inputs, transform
+from metro_jax.data.prepare import corpus, inputs
+from metro_jax.data.prepare.documents import Documents
 from metro_jax.quickstart.corpus import build_corpus
 from metro_jax.text.ids import EOS, UNK
 from metro_jax.text.tokenizer import MetroTokenizer
@@ -88,7 +89,7 @@ def start_up(arguments: argparse.Namespace, workers: int) -> tuple[float, float]
 
 def read_lines(arguments: argparse.Namespace, files: list[str]) -> list[str]:
     """All lines of the input, as the recipe gets them."""
-    documents_of = transform.Transform(None).documents
+    documents_of = Documents()
     found = inputs.find_inputs(files, arguments.format)
     chunks = (chunk for file in found if not file.problem for chunk in inputs.chunks(file, corpus.CHUNK))
     return [line for chunk in chunks for document in documents_of(chunk, []) for line in document]

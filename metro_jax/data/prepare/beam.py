@@ -24,6 +24,7 @@ except ImportError as error:
     raise ImportError(f"{error}: the pipeline needs Apache Beam: pip install 'metro_jax[beam]'") from error
 
 from metro_jax.data.prepare import corpus, inputs
+from metro_jax.data.prepare.documents import Documents
 from metro_jax.data.prepare.errors import BadInputError
 from metro_jax.data.prepare.inputs import Chunk, InputFile
 from metro_jax.data.prepare.transform import Result, Transform
@@ -56,7 +57,9 @@ class MakeRecords(beam.DoFn):
 
     def setup(self) -> None:
         """Reads the vocabulary, once in each worker."""
-        self._transform = Transform(MetroTokenizer.from_pretrained(self._vocab), self._text_field, self._language)
+        self._transform = Transform(
+            MetroTokenizer.from_pretrained(self._vocab), Documents(self._text_field, self._language)
+        )
 
     def process(self, element: tuple[Place, Chunk], *args: Any, **kwargs: Any) -> Iterator[tuple[Place, Result]]:  # type: ignore[override]
         """Yields place and result."""

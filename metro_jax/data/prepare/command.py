@@ -131,7 +131,6 @@ def _report(manifest: dict[str, Any], folder: pathlib.Path, split: str) -> None:
 
 def run_vocab(arguments: argparse.Namespace) -> int:
     """Trains a vocabulary."""
-    _load_kernels()
     from metro_jax.data.prepare import vocabulary
     from metro_jax.text.tokenizer import MetroTokenizer
 

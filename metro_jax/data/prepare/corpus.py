@@ -21,6 +21,7 @@ from importlib import metadata
 from typing import Any
 
 from metro_jax.data.prepare import inputs as inputs_lib
+from metro_jax.data.prepare.documents import Documents
 from metro_jax.data.prepare.errors import BadInputError, Problem, stopped_by
 from metro_jax.data.prepare.inputs import Chunk, InputFile
 from metro_jax.data.prepare.journal import Journal, write_all
@@ -218,7 +219,7 @@ class _Run:
     def __init__(self, settings: Settings, files: list[InputFile], tokenizer: MetroTokenizer, plan: dict[str, Any],
                  target: pathlib.Path, watch: Watch) -> None:  # fmt: skip
         self._settings, self._files, self._plan = settings, files, plan
-        self._transform = Transform(tokenizer, settings.text_field, settings.language)
+        self._transform = Transform(tokenizer, Documents(settings.text_field, settings.language))
         self._target, self._partial, self._watch = target, _partial(target, settings), watch
         self._journal = Journal(self._partial)
         self._state = _State()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import sentencepiece
 
 from metro_jax.data.prepare import inputs as inputs_lib
+from metro_jax.data.prepare.documents import Documents
 from metro_jax.data.prepare.errors import BadInputError, Problem
 from metro_jax.text.config import FILE_NAME, TokenizerConfig
 from metro_jax.text.normalizer import normalize
@@ -93,11 +94,9 @@ def sample_lines(
 
     `watch` is told the bytes read and the bytes in all. Raises BadInputError for bad input unless `skip_bad` is set.
     """
-    from metro_jax.data.prepare.transform import Transform  # needs the extra `data`, which the quickstart does without
-
     files = inputs_lib.find_inputs(patterns, format_)
     problems = [Problem(file.path, 0, file.problem) for file in files if file.problem]
-    transform = Transform(None, text_field, language)
+    documents = Documents(text_field, language)
     draw = random.Random(seed)
     kept: list[str] = []
     seen = before = 0
@@ -105,7 +104,7 @@ def sample_lines(
     for file in files:
         for chunk in [] if file.problem else inputs_lib.chunks(file, 1 << 20):
             problems += chunk.problems
-            for line in (line for document in transform.documents(chunk, problems) for line in document):
+            for line in (line for document in documents(chunk, problems) for line in document):
                 if len(line.encode()) > LONGEST_LINE:
                     continue
                 seen += 1

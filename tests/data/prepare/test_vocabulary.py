@@ -1,6 +1,8 @@
 """A trained vocabulary has the published shape, is the same each time, and fits the tokenizer that reads it."""
 
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -61,3 +63,11 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: pathlib.Path, size: int, mat
     with pytest.raises(ValueError, match=match):
         train_vocabulary(LINES, tmp_path / "none", size, SENTINELS)
     assert not (tmp_path / "none").exists()
+
+
+def test_without_numba_a_corpus_can_be_read() -> None:
+    """Kernels are for encoding; a vocabulary needs none, and no waiting until they are compiled."""
+    read = "from metro_jax.data.prepare.vocabulary import sample_lines; print(sample_lines(sys.argv[1:]))"
+    command = [sys.executable, "-c", f"import sys; sys.modules['numba'] = None; {read}", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Kernels are for encoding" in done.stdout

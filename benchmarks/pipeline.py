@@ -7,14 +7,8 @@ masked batches of 512 ids. The peer is the reference's way: example by example i
 masks as spec 4.1 and 4.2 draw them, padded to a matrix, not packed. Rates are ids per second of processor time, of all
 threads, so per core; the sides take turns, and the ratio is the median over rounds.
 
-What the accelerator wants: a v4 chip does 275e12 bf16 operations per second at best; at a share of --utilisation, and
-with
-
-    operations per id = 6 (encoder + decoder + generator matrices) + 6 * 0.15 (2 vocabulary projections + LM head)
-                        + 12 * length * d * (attentions of encoder, decoder, generator)
-
-(a multiplication and an addition, forward once and backward twice; RTD head left out), it takes in 275e12 * utilisation
-/ operations ids per second. This is an assumption about the step, not a measurement of it.
+What the accelerator wants comes from a plan (docs/tpu_plan.md): an update of the base recipe, so many ids, takes so
+many seconds on so many v4 chips. That time is an estimate, at the fast end of its range: input is asked for most there.
 """
 
 import argparse
@@ -34,13 +28,13 @@ import tensorflow as tf
 
 from metro_jax.data import feature_converters, preprocessors, records, reference
 from metro_jax.data.preprocessors import KEEP_RATE, MASK_RATE, RANDOM_RATE
-from metro_jax.model.config import MetroConfig, PretrainingConfig
 from metro_jax.tasks import pretraining
 from metro_jax.text.ids import BOS, EOS, NUM_SPECIAL
 from metro_jax.text.tokenizer import MetroTokenizer
 
 LENGTH, BATCH = 512, 64
-V4_PEAK = 275e12  # bf16 operations per second of a v4 chip (cloud.google.com/tpu/docs/v4)
+# `metro-jax plan metro_base_pretrain --topology v4-128 --gin_file recipes/topologies/v4_128.gin` (docs/tpu_plan.md)
+STEP_SECONDS, STEP_CHIPS, STEP_IDS = 0.360, 64, 2**20
 CHIPS, CORES = 8, 16  # the host that must not starve
 
 
@@ -109,23 +103,14 @@ def rate(batches: Iterator[np.ndarray], ids: int) -> tuple[float, float, float]:
     return found / (time.process_time() - started), found / (time.perf_counter() - clock), 1 - found / cells
 
 
-def operations_per_id(config: MetroConfig, pretraining_config: PretrainingConfig, length: int) -> float:
-    """Operations of forward and backward pass for one position; see the formula above."""
-    d, f, vocab = config.d_model, config.d_ff, config.vocab_size
-    encoders = config.num_encoder_layers + pretraining_config.generator_layers
-    matrices = encoders * (4 * d * d + 2 * d * f) + config.num_decoder_layers * (8 * d * d + 2 * d * f)
-    at_masked = 2 * vocab * d + d * d
-    attentions = encoders + 2 * config.num_decoder_layers
-    return 6 * matrices + 6 * MASK_RATE * at_masked + 12 * length * d * attentions
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab", type=pathlib.Path, required=True, help="a folder with sp.model and dict.txt")
     parser.add_argument("--documents", type=int, default=3000, help="in the corpus (default 3000)")
     parser.add_argument("--ids", type=int, default=1_000_000, help="per side and round (default 1,000,000)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of a chip's peak (default 0.4)")
+    update = f"of an update of {STEP_IDS:,} ids on {STEP_CHIPS} chips (default: %(default)s, as planned)"
+    parser.add_argument("--step", type=float, default=STEP_SECONDS, metavar="SECONDS", help=update)
     arguments = parser.parse_args()
     tokenizer = MetroTokenizer.from_pretrained(arguments.vocab)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,10 +135,10 @@ def main() -> None:
                 time.sleep(0.2)
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, {machine}")
-    report(results, arguments.utilisation)
+    report(results, arguments.step)
 
 
-def report(results: dict[str, list[tuple[float, float, float]]], utilisation: float) -> None:
+def report(results: dict[str, list[tuple[float, float, float]]], step: float) -> None:
     """The table, and what it means for a host of v4 chips."""
     print(f"{'':24}{'ids/s per core':>16}{'ids/s, clock':>14}{'padding':>10}{'ratio to peer (range)':>26}")
     for name, rounds in results.items():
@@ -161,12 +146,10 @@ def report(results: dict[str, list[tuple[float, float, float]]], utilisation: fl
         core, clock, padding = (statistics.median(values) for values in zip(*rounds, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"{name:24}{core:16,.0f}{clock:14,.0f}{padding:10.1%}{spread:>26}")
-    operations = operations_per_id(MetroConfig.base(), PretrainingConfig.base(), LENGTH)
-    wanted = V4_PEAK * utilisation / operations
+    wanted = STEP_IDS / STEP_CHIPS / step
     core = statistics.median(one[0] for one in results["metro_pretrain, packed"])
     print(
-        f"\nbase recipe: {operations / 1e9:.2f}e9 operations per id; at {utilisation:.0%} of its peak a v4 chip takes "
-        f"{wanted:,.0f} ids/s.\n"
+        f"\nbase recipe: at {step * 1e3:.0f} ms per update on {STEP_CHIPS} chips a v4 chip takes {wanted:,.0f} ids/s.\n"
         f"One core feeds {core / wanted:.1f} chips; {CHIPS} chips want {CHIPS * wanted / core:.1f} of {CORES} cores."
     )
 
